@@ -1,0 +1,188 @@
+//! The config file's meaning. Text to shape is `file`, shape to meaning is `check`; what comes out cannot be wrong.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::consul;
+use crate::identity;
+use crate::names::ServiceName;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from; `None` where flags alone made it.
+    pub file: Option<PathBuf>,
+    pub service: ServiceSettings,
+    pub consul: consul::Settings,
+    /// Folder of the last good answers.
+    pub snapshot: Option<PathBuf>,
+    pub identity: identity::Source,
+    pub inbound: InboundSettings,
+    pub outbound: OutboundSettings,
+    pub admin: SocketAddr,
+    pub metrics: SocketAddr,
+    pub access_log: Option<AccessLogSettings>,
+    pub grace: Duration,
+    pub workers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSettings {
+    pub name: ServiceName,
+    /// Default NAME-HOSTNAME-PORT.
+    pub id: String,
+    /// Host of the app: an IP address or a name.
+    pub address: String,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub tags: Vec<String>,
+    pub meta: BTreeMap<String, String>,
+    pub weights: Weights,
+    pub check: CheckSettings,
+}
+
+/// Consul's weights by health, 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    pub passing: u16,
+    pub warning: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckSettings {
+    pub probe: Probe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub healthy_after: u32,
+    pub unhealthy_after: u32,
+    pub ttl: Duration,
+    pub deregister_after: Duration,
+}
+
+/// How the sidecar asks the app whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// GET of a path that begins with `/`: 2xx is well.
+    Http(String),
+    Tcp,
+    /// grpc.health.v1.Health/Check of this service name (may be empty): SERVING is well.
+    Grpc(String),
+    /// The sidecar itself is the sign of life.
+    None,
+}
+
+/// What an app or an upstream speaks inside the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+}
+
+#[derive(Debug, Clone)]
+pub struct InboundSettings {
+    pub listen: SocketAddr,
+    pub advertise: Option<(String, u16)>,
+    pub mtls: InboundMtls,
+    pub timeouts: InboundTimeouts,
+    pub limits: ListenLimits,
+    pub trusted_ips: Vec<ipnet::IpNet>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboundMtls {
+    Strict,
+    Permissive,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundTimeouts {
+    pub handshake: Duration,
+    pub head: Duration,
+    pub body_idle: Duration,
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenLimits {
+    pub connections: usize,
+    /// Bytes of a request head.
+    pub head: usize,
+    pub headers: usize,
+    pub h2_streams: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct OutboundSettings {
+    pub listen: SocketAddr,
+    pub timeouts: InboundTimeouts,
+    pub limits: ListenLimits,
+    pub upstreams: Vec<UpstreamSettings>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamSettings {
+    pub service: ServiceName,
+    pub listen: Option<SocketAddr>,
+    pub protocol: Protocol,
+    pub mtls: UpstreamMtls,
+    pub balance: Balance,
+    /// `None`: Consul.
+    pub source: EndpointSource,
+    pub connect_timeout: Duration,
+    /// The whole exchange up to the response's head; `None` for `off`.
+    pub timeout: Option<Duration>,
+    pub idle_timeout: Duration,
+    pub retry: RetrySettings,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointSource {
+    Consul,
+    /// Addresses with ports; names are resolved once a minute.
+    Fixed(Vec<(String, u16)>),
+    /// DNS names whose SRV records give port and weight.
+    DnsSrv(Vec<String>),
+    /// DNS names with ports whose A and AAAA records are the endpoints.
+    DnsA(Vec<(String, u16)>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamMtls {
+    Required,
+    Preferred,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    LeastLoaded,
+    RoundRobin,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// Beyond the first try.
+    pub attempts: u32,
+    /// Methods whose requests may be sent again after a reset; `unsent` failures are retried for any.
+    pub methods: Vec<http::Method>,
+    /// Retry after a reset at all.
+    pub on_reset: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLogSettings {
+    pub path: AccessLogPath,
+    /// 0.0 to 1.0; lines of requests that outrigger itself answered, and of 5xx, are always written.
+    pub sample: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogPath {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}

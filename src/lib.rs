@@ -1,0 +1,35 @@
+//! The map of outrigger. A module uses only those above it in this list; `tests/layers.rs` checks that it stays so.
+
+// words: vocabulary; imports nothing of ours
+pub mod names;
+pub mod reason;
+pub mod published;
+pub mod lifecycle;
+
+// eyes: what happened, for people and for Prometheus
+pub mod telemetry;
+
+// decide: no sockets, no clock, no chance
+pub mod service;
+pub mod route;
+
+// talk: Consul's HTTP API
+mod consul;
+
+// self: who we are
+mod identity;
+
+// edges: where others are, and the connections to them
+mod registry;
+mod upstream;
+
+// path: bytes in, bytes out
+mod listen;
+mod proxy;
+
+// start: text to settings, settings to a running process
+mod config;
+mod worker;
+mod admin;
+mod app;
+pub mod cli;

@@ -1,0 +1,5 @@
+//! Calls `cli`.
+
+fn main() -> std::process::ExitCode {
+    outrigger::cli::main()
+}
