@@ -115,7 +115,9 @@ mod tests {
         for host in ["users", "users:80", "users.mesh"] {
             assert_eq!(table.by_host(host).err(), Some(Reason::UnknownService), "{host}");
         }
-        for host in ["", "localhost", "localhost:15001", "127.0.0.1:15001", "[::1]:15001", "::1", "example.com", "or ders"] {
+        for host in
+            ["", "localhost", "localhost:15001", "127.0.0.1:15001", "[::1]:15001", "::1", "example.com", "or ders"]
+        {
             assert_eq!(table.by_host(host).err(), Some(Reason::NoRoute), "{host}");
         }
     }
