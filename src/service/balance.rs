@@ -35,7 +35,10 @@ pub(super) enum Picker {
 pub(super) enum Weights {
     Equal,
     /// Running sums, the mean.
-    Sums { sums: Box<[u64]>, mean: f64 },
+    Sums {
+        sums: Box<[u64]>,
+        mean: f64,
+    },
 }
 
 impl Picker {

@@ -204,9 +204,26 @@ mod tests {
         let path = dir.path().join("access.log");
         let log = AccessLog::open(&Destination::File(path.clone()), 1.0, Metrics::new()).unwrap();
         let line = AccessLine {
-            time: timestamp(SystemTime::UNIX_EPOCH), request_id: "r", trace_id: "t", direction: "inbound", peer: "p",
-            method: "GET", host: "h", path: "/\u{1b}[31m\n\"", protocol: "HTTP/1.1", status: 200, reason: "", service: "s",
-            route: "", endpoint: "e", attempts: 1, bytes_in: 0, bytes_out: 1, duration_ms: 1.5, upstream_ms: None, detail: "",
+            time: timestamp(SystemTime::UNIX_EPOCH),
+            request_id: "r",
+            trace_id: "t",
+            direction: "inbound",
+            peer: "p",
+            method: "GET",
+            host: "h",
+            path: "/\u{1b}[31m\n\"",
+            protocol: "HTTP/1.1",
+            status: 200,
+            reason: "",
+            service: "s",
+            route: "",
+            endpoint: "e",
+            attempts: 1,
+            bytes_in: 0,
+            bytes_out: 1,
+            duration_ms: 1.5,
+            upstream_ms: None,
+            detail: "",
         };
         for _ in 0..100 {
             log.write(&line);
