@@ -64,7 +64,7 @@ impl Guard {
 
     /// The registry answers again after errors, or began anew (its index went back).
     pub(super) fn reconnected(&mut self, now: Instant) {
-        if usable(self.believed()) {
+        if self.believed().is_some_and(usable) {
             self.settling_until = Some(now + SETTLE);
         }
     }
@@ -77,7 +77,7 @@ impl Guard {
         let Some(believed) = self.believed.as_deref() else {
             return self.believe(answer);
         };
-        if usable(Some(&answer)) {
+        if usable(&answer) {
             self.unusable_since = None;
         } else {
             self.unusable_since = self.unusable_since.or(Some(now));
@@ -92,7 +92,7 @@ impl Guard {
             };
         }
         self.settling_until = None;
-        if usable(Some(believed))
+        if usable(believed)
             && let Some(since) = self.unusable_since
             && !(asked.fresh && asked.at >= since + HOLD)
         {
@@ -113,8 +113,8 @@ impl Guard {
 }
 
 /// Whether at least one endpoint may be given traffic.
-pub(super) fn usable(listings: Option<&[Listing]>) -> bool {
-    listings.is_some_and(|listings| listings.iter().any(|one| one.health != Health::Critical))
+pub(super) fn usable(listings: &[Listing]) -> bool {
+    listings.iter().any(|one| one.health != Health::Critical)
 }
 
 /// The answer, with what it lacks kept, and with what it calls critical kept as it was.

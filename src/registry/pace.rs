@@ -20,8 +20,8 @@ const IDLE_MAX: Duration = Duration::from_secs(15);
 /// time, and the call after it, never wait here.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Below zero: a debt that the wait handed out by `take` pays.
     tokens: f64,
+    /// In the future while a wait that `take` handed out lasts: it pays for its call.
     refilled: Instant,
     interval: Duration,
 }
@@ -33,10 +33,12 @@ impl Pace {
 
     /// Takes the token of one call and says how long to wait before making it.
     pub(super) fn take(&mut self, now: Instant) -> Duration {
-        let earned = (now - self.refilled).as_secs_f64() / self.interval.as_secs_f64();
-        self.refilled = now;
-        self.tokens = (self.tokens + earned).min(BURST) - 1.0;
-        self.interval.mul_f64((-self.tokens).max(0.0))
+        let earned = now.saturating_duration_since(self.refilled).as_secs_f64() / self.interval.as_secs_f64();
+        let tokens = (self.tokens + earned).min(BURST) - 1.0;
+        let wait = self.interval.mul_f64((-tokens).max(0.0));
+        self.tokens = tokens.max(0.0);
+        self.refilled = now + wait;
+        wait
     }
 
     /// A call brought an answer after `held`.
