@@ -1,5 +1,9 @@
 //! Where services are listed. An implementation only answers "what changed since?"; `follow` owns every retry.
 
+pub mod consul;
+pub mod embedded;
+pub mod probe;
+
 use std::fmt;
 
 use futures_util::future::BoxFuture;

@@ -1,0 +1,4 @@
+//! Consul as a registry.
+
+pub mod agent;
+mod record;
