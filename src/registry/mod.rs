@@ -1,12 +1,14 @@
 //! Where services are listed. An implementation only answers "what changed since?"; `follow` owns every retry.
 
-mod consul;
+pub mod consul;
 mod dns;
+pub mod embedded;
 mod fixed;
 mod follow;
 mod guard;
 mod known;
 mod pace;
+pub mod probe;
 mod saved;
 
 pub use consul::{HealthWatch, MeshMode};

@@ -1,5 +1,7 @@
-//! Consul as a registry: what its health answers mean, and how they are watched.
+//! Consul as a registry: our own record there, and the endpoints that its health answers list.
 
+pub mod agent;
+mod record;
 mod rows;
 mod watch;
 
