@@ -55,11 +55,16 @@ impl Authority {
 
     /// A good leaf for that service.
     pub fn leaf(&self, service: &str) -> Leaf {
-        self.issue(service, OffsetDateTime::now_utc() + Duration::hours(1))
+        self.issue(&self.id(service), OffsetDateTime::now_utc() + Duration::hours(1))
+    }
+
+    /// A leaf with that URI, whatever it says.
+    pub fn leaf_of(&self, uri: &str) -> Leaf {
+        self.issue(uri, OffsetDateTime::now_utc() + Duration::hours(1))
     }
 
     pub fn expired_leaf(&self, service: &str) -> Leaf {
-        self.issue(service, OffsetDateTime::now_utc() - Duration::minutes(5))
+        self.issue(&self.id(service), OffsetDateTime::now_utc() - Duration::minutes(5))
     }
 
     /// The SPIFFE id that this authority writes for a service.
@@ -67,18 +72,18 @@ impl Authority {
         format!("spiffe://{}/ns/default/dc/dc1/svc/{service}", self.trust_domain)
     }
 
-    fn issue(&self, service: &str, not_after: OffsetDateTime) -> Leaf {
+    fn issue(&self, uri: &str, not_after: OffsetDateTime) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, service);
-        params.subject_alt_names = vec![SanType::URI(self.id(service).try_into().unwrap())];
+        params.distinguished_name.push(rcgen::DnType::CommonName, "a leaf of the tests");
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = OffsetDateTime::now_utc() - Duration::days(1);
         params.not_after = not_after;
         params.use_authority_key_identifier_extension = true;
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
-        let folder = self.folder.path().join(format!("{service}-{:016x}", fastrand::u64(..)));
+        let folder = self.folder.path().join(format!("{:016x}", fastrand::u64(..)));
         std::fs::create_dir(&folder).unwrap();
         Leaf::write(&folder, &cert, &key.serialize_pem(), &self.root)
     }

@@ -22,8 +22,6 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub trailers: Vec<(String, String)>,
-    /// Interim answers (1xx) that came before it.
-    pub interim: Vec<u16>,
 }
 
 impl Ask {
@@ -160,15 +158,12 @@ impl Connection {
         self.read(&ask.method)
     }
 
-    /// Reads one answer; interim ones are noted and passed over.
+    /// Reads one answer; interim ones (1xx) are passed over.
     pub fn read(&mut self, method: &str) -> io::Result<Answer> {
         let mut answer = self.read_head()?;
-        let mut interim = Vec::new();
         while (100..200).contains(&answer.status) && answer.status != 101 {
-            interim.push(answer.status);
             answer = self.read_head()?;
         }
-        answer.interim = interim;
         if method == "HEAD" || matches!(answer.status, 101 | 204 | 304) {
             return Ok(answer);
         }
@@ -182,6 +177,11 @@ impl Connection {
             self.socket.read_to_end(&mut answer.body)?;
         }
         Ok(answer)
+    }
+
+    /// Reads one interim answer (1xx).
+    pub fn read_interim(&mut self) -> io::Result<u16> {
+        Ok(self.read_head()?.status)
     }
 
     fn read_head(&mut self) -> io::Result<Answer> {

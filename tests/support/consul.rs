@@ -77,7 +77,8 @@ impl Agent {
 
 fn instance(entry: &Value) -> (String, String) {
     let id = entry["Service"]["ID"].as_str().unwrap_or_default().to_owned();
-    let checks: Vec<&str> = entry["Checks"].as_array().into_iter().flatten().filter_map(|c| c["Status"].as_str()).collect();
+    let checks: Vec<&str> =
+        entry["Checks"].as_array().into_iter().flatten().filter_map(|c| c["Status"].as_str()).collect();
     let worst = ["critical", "warning"].into_iter().find(|status| checks.contains(status)).unwrap_or("passing");
     (id, worst.to_owned())
 }

@@ -18,7 +18,7 @@ pub fn send(to: SocketAddr, request: Request<Vec<u8>>) -> Answer {
 }
 
 pub fn try_send(to: SocketAddr, request: Request<Vec<u8>>) -> Result<Answer, String> {
-    let work = tokio::time::timeout(Duration::from_secs(20), exchange(to, request));
+    let work = async move { tokio::time::timeout(Duration::from_secs(20), exchange(to, request)).await };
     match runtime().block_on(async { runtime().spawn(work).await }) {
         Ok(Ok(answer)) => answer.map_err(|error| error.to_string()),
         Ok(Err(_)) => Err("no answer in 20 s".into()),
@@ -26,7 +26,10 @@ pub fn try_send(to: SocketAddr, request: Request<Vec<u8>>) -> Result<Answer, Str
     }
 }
 
-async fn exchange(to: SocketAddr, request: Request<Vec<u8>>) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+async fn exchange(
+    to: SocketAddr,
+    request: Request<Vec<u8>>,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let socket = TcpStream::connect(to).await?;
     socket.set_nodelay(true)?;
     let (mut sender, connection) =
@@ -38,7 +41,7 @@ async fn exchange(to: SocketAddr, request: Request<Vec<u8>>) -> Result<Answer, B
     driver.abort();
     let trailers = body.trailers().map(pairs).unwrap_or_default();
     let headers = pairs(&head.headers);
-    Ok(Answer { status: head.status.as_u16(), headers, body: body.to_bytes().to_vec(), trailers, interim: Vec::new() })
+    Ok(Answer { status: head.status.as_u16(), headers, body: body.to_bytes().to_vec(), trailers })
 }
 
 fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {

@@ -8,6 +8,7 @@ pub mod consul;
 pub mod h2c;
 pub mod load;
 pub mod metrics;
+pub mod pair;
 pub mod peers;
 pub mod process;
 pub mod sidecar;
@@ -21,6 +22,7 @@ pub use app::App;
 pub use client::{Answer, Ask};
 pub use consul::{Agent, Consul, Embedded};
 pub use load::Load;
+pub use pair::Pair;
 pub use process::Process;
 pub use sidecar::Sidecar;
 

@@ -52,7 +52,8 @@ impl BuiltIn {
 pub fn consul_leaf(agent: Agent, service: &str, folder: &Path) -> Leaf {
     let leaf = agent.get(&format!("/v1/agent/connect/ca/leaf/{service}")).json();
     let roots = agent.get("/v1/agent/connect/ca/roots").json();
-    let roots: String = roots["Roots"].as_array().unwrap().iter().filter_map(|root| root["RootCert"].as_str()).collect();
+    let roots: String =
+        roots["Roots"].as_array().unwrap().iter().filter_map(|root| root["RootCert"].as_str()).collect();
     Leaf::write(folder, leaf["CertPEM"].as_str().unwrap(), leaf["PrivateKeyPEM"].as_str().unwrap(), &roots)
 }
 

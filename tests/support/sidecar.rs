@@ -157,8 +157,7 @@ impl Sidecar {
         let Self { process, name, config, folder, .. } = self;
         drop(process);
         let _ = std::fs::remove_file(folder.path().join("ready.json"));
-        let mut again =
-            Builder { name, config, environment: Vec::new(), command: Vec::new(), folder }.start_unready();
+        let mut again = Builder { name, config, environment: Vec::new(), command: Vec::new(), folder }.start_unready();
         again.wait_ready();
         again
     }
