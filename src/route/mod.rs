@@ -6,23 +6,29 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
+
 use crate::names::ServiceName;
 use crate::reason::Reason;
 use crate::service::Service;
 use crate::telemetry::Flow;
 
-pub use retry::{Failure, RetryPolicy};
+pub use retry::{Failure, OnReset, RetryPolicy};
 
 /// One declared upstream with its policy.
 pub struct Route {
     pub service: Arc<Service>,
+    /// The service's name as an authority, for HTTP/2 and for Host.
+    pub authority: Authority,
     pub flow: Arc<Flow>,
     /// HTTP/2 to plain endpoints too (h2c by prior knowledge), and offered alone to mesh peers that are not ours.
     pub http2: bool,
     pub connect_timeout: Duration,
     /// From the request's head to the answer's head, retries included.
     pub timeout: Option<Duration>,
-    /// Of a body without a byte either way.
+    /// Of a request body without a byte before the answer's head.
+    pub body_idle: Duration,
+    /// Of a stream without a byte: an answer's body, and a request's once the answer began.
     pub idle_timeout: Duration,
     pub retry: RetryPolicy,
 }
@@ -99,10 +105,12 @@ mod tests {
             let name = ServiceName::parse(name).unwrap();
             Arc::new(Route {
                 flow: Arc::new(metrics.flow(Direction::Outbound, name.as_str())),
+                authority: Authority::from_static("x"),
                 service: Arc::new(Service::new(name, Balance::LeastLoaded, Instant::now())),
                 http2: false,
                 connect_timeout: Duration::from_secs(1),
                 timeout: None,
+                body_idle: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(1),
                 retry: RetryPolicy::default(),
             })

@@ -8,18 +8,28 @@ pub enum Failure {
     /// Not a byte of the request can have been acted on: the connection was never made, or the peer refused the stream
     /// (RFC 9113 §8.7). Safe for any method.
     Unsent,
-    /// The connection ended before the answer's head came; the request may have been acted on.
-    Reset,
+    /// The connection ended before the answer's head came; the request may have been acted on. A connection that was
+    /// used before may just have been closed by its peer for idleness at the same moment.
+    Reset { reused: bool },
     /// Trying again would not help, or is not allowed.
     Final,
+}
+
+/// Which resets may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReset {
+    Never,
+    /// Only the keep-alive race: toward our own app, where another try meets the same instance.
+    Reused,
+    Always,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Tries beyond the first.
     pub attempts: u32,
-    /// Retry after a reset, for the methods below.
-    pub on_reset: bool,
+    /// Which resets are tried again, for the methods below.
+    pub on_reset: OnReset,
     pub methods: Vec<Method>,
 }
 
@@ -29,7 +39,14 @@ impl RetryPolicy {
         tries <= self.attempts
             && match failure {
                 Failure::Unsent => true,
-                Failure::Reset => self.on_reset && self.methods.contains(method),
+                Failure::Reset { reused } => {
+                    let allowed = match self.on_reset {
+                        OnReset::Never => false,
+                        OnReset::Reused => reused,
+                        OnReset::Always => true,
+                    };
+                    allowed && self.methods.contains(method)
+                }
                 Failure::Final => false,
             }
     }
@@ -38,7 +55,7 @@ impl RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         let methods = vec![Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
-        Self { attempts: 2, on_reset: true, methods }
+        Self { attempts: 2, on_reset: OnReset::Always, methods }
     }
 }
 
@@ -50,11 +67,13 @@ mod tests {
     fn only_what_is_safe_is_tried_again() {
         let policy = RetryPolicy::default();
         assert!(policy.allows(Failure::Unsent, &Method::POST, 1), "nothing was sent");
-        assert!(policy.allows(Failure::Reset, &Method::GET, 2));
-        assert!(!policy.allows(Failure::Reset, &Method::POST, 1), "it may have been acted on");
-        assert!(!policy.allows(Failure::Reset, &Method::GET, 3), "two beyond the first");
+        let reset = Failure::Reset { reused: false };
+        assert!(policy.allows(reset, &Method::GET, 2));
+        assert!(!policy.allows(reset, &Method::POST, 1), "it may have been acted on");
+        assert!(!policy.allows(reset, &Method::GET, 3), "two beyond the first");
         assert!(!policy.allows(Failure::Final, &Method::GET, 1));
-        let off = RetryPolicy { on_reset: false, ..policy };
-        assert!(!off.allows(Failure::Reset, &Method::GET, 1));
+        let race_only = RetryPolicy { on_reset: OnReset::Reused, ..policy };
+        assert!(!race_only.allows(reset, &Method::GET, 1));
+        assert!(race_only.allows(Failure::Reset { reused: true }, &Method::GET, 1));
     }
 }

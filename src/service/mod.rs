@@ -120,6 +120,16 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Given up without an answer: the time that it took counts where it is more than what is usual.
+    pub fn unanswered(&self, now: Instant) {
+        let taken = now.saturating_duration_since(self.since);
+        if taken > self.endpoint.state.load.latency(now) {
+            self.endpoint.state.load.observe(taken, now);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.state.load.end();
