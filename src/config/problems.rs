@@ -60,7 +60,7 @@ impl Problems {
     /// Notes a mistake. The first one at a place and key wins: what follows from it is noise.
     pub(super) fn note(&mut self, place: &Place, key: &str, fault: Fault) {
         let key = if key.is_empty() { "file" } else { key };
-        if self.list.len() >= MOST || self.list.iter().any(|known| known.place == *place && known.key == key) {
+        if self.is_full() || self.list.iter().any(|known| known.place == *place && known.key == key) {
             return;
         }
         self.list.insert(Problem {
@@ -69,6 +69,11 @@ impl Problems {
             problem: one_line(&fault.problem),
             mend: one_line(&fault.mend),
         });
+    }
+
+    /// So many mistakes that more are not gathered.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= MOST
     }
 
     pub fn is_empty(&self) -> bool {

@@ -8,6 +8,8 @@ use super::problems::Fault;
 
 /// ASCII characters of a reference become private-use characters of plane 16 while YAML is parsed.
 const HIDDEN: u32 = 0x10_0000;
+/// Longest reference with its default, bytes.
+const LONGEST: usize = 1024;
 
 /// Replaces each `${…}` (but not `$${`) by as many hidden characters.
 pub(super) fn hide(text: &str) -> String {
@@ -31,10 +33,11 @@ pub(super) fn hide(text: &str) -> String {
 
 /// How many bytes the reference at the start of `text` takes; `None` where it is none.
 fn reference_length(text: &str) -> Option<usize> {
-    let end = text.find('}')?;
-    let (name, default) = parts(&text[2..end]);
-    let closed = !default.is_some_and(|default| default.contains(['\n', '\r']));
-    (is_name(name) && closed).then_some(end + 1)
+    // Bounded, as a file may consist of `${` alone.
+    let near = &text.as_bytes()[..text.len().min(LONGEST)];
+    let end = near.iter().position(|c| matches!(c, b'}' | b'\n' | b'\r')).filter(|end| near[*end] == b'}')?;
+    let (name, _) = parts(&text[2..end]);
+    is_name(name).then_some(end + 1)
 }
 
 fn parts(inner: &str) -> (&str, Option<&str>) {
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_a_mistake() {
-        for text in ["${NONE}", "${", "${A", "${1}", "${}", "${A B}", "${A-d}"] {
+        for text in ["${NONE}", "${", "${A", "${1}", "${}", "${A B}", "${A-d}", "${A:-\n}"] {
             assert!(expanded(text).is_err(), "{text}");
         }
     }

@@ -189,6 +189,8 @@ pub(super) fn check_section(node: &Node, keys: &'static [Key], (path, at): (&str
     for entry in node.entries() {
         match keys.iter().find(|key| key.name == entry.key) {
             Some(key) => check_key(entry, key, &join(path, key.name), problems),
+            // Looking for what was meant takes time, and a hostile file has many keys.
+            None if problems.is_full() => return,
             None => problems.note(&entry.place, &join(path, &entry.key), unknown(&entry.key, keys, path)),
         }
     }

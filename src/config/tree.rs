@@ -284,8 +284,12 @@ impl Builder<'_> {
             }
             let inner = join(path, &key);
             let (event, value_span) = advance(events, &inner)?;
-            let node = self.node(event, value_span, events, &inner, depth + 1)?;
+            let mut node = self.node(event, value_span, events, &inner, depth + 1)?;
             let place = place(&span);
+            if node.is_null() {
+                // Nothing has no place that a reader would find.
+                node.place = place.clone();
+            }
             if let Some(line) = lines.get(&key) {
                 let fault = Fault::new(format!("the key stands twice, first on line {line}"), "remove one of them");
                 self.problems.note(&place, &inner, fault);
