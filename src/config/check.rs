@@ -54,7 +54,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
     let inbound = inbound(&root.section("inbound"));
     let outbound = upstreams::outbound(&root.section("outbound"));
     let telemetry = root.section("telemetry");
-    let access_log = telemetry.find("access_log").is_some().then(|| access_log(&telemetry.section("access_log")));
+    let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));
     Some(Config {
         file: file.map(Path::to_owned),
         service: service?,
@@ -142,7 +142,7 @@ fn consul(section: &Section<'_>, environment: &Environment) -> consul::Settings 
     match (&cert_file, &key_file) {
         (Some(_), None) => section.mistake("cert_file", Fault::new("has no key_file beside it", "add consul.key_file")),
         (None, Some(_)) => {
-            section.mistake("key_file", Fault::new("has no cert_file beside it", "add consul.cert_file"))
+            section.mistake("key_file", Fault::new("has no cert_file beside it", "add consul.cert_file"));
         }
         (Some(_), Some(_)) | (None, None) => {}
     }
@@ -296,15 +296,12 @@ fn distinct_listeners(root: &Section<'_>, listeners: &[Listener<'_>]) {
             root.note(node, &blamed.key, Fault::new(problem, "choose another port, or 0 for a free one"));
         } else if let Some(app) = app.filter(|app| collide(one.address, *app)) {
             let mend = "choose another port for the sidecar or the app";
-            match one.node {
-                Some(node) => {
-                    let problem = format!("{} is the app's own address, {app}", one.address);
-                    root.note(node, &one.key, Fault::new(problem, mend));
-                }
-                None => {
-                    let problem = format!("{} collides with {} at {}", app.port(), one.key, one.address);
-                    service.mistake("port", Fault::new(problem, mend));
-                }
+            if let Some(node) = one.node {
+                let problem = format!("{} is the app's own address, {app}", one.address);
+                root.note(node, &one.key, Fault::new(problem, mend));
+            } else {
+                let problem = format!("{} collides with {} at {}", app.port(), one.key, one.address);
+                service.mistake("port", Fault::new(problem, mend));
             }
         }
     }

@@ -51,7 +51,7 @@ fn a_file_that_says_nothing_more_gets_the_defaults() {
         ListenLimits { connections: 10_000, head: 65_536, headers: 100, h2_streams: 256 }
     );
     assert_eq!(config.service.check.probe, Probe::None);
-    assert_eq!(config.service.check.deregister_after, Duration::from_secs(60));
+    assert_eq!(config.service.check.deregister_after, Duration::from_mins(1));
     assert_eq!(config.service.weights, Weights { passing: 1, warning: 1 });
     assert_eq!(config.identity, identity::Source::Consul);
     assert_eq!(config.consul.address, "http://127.0.0.1:8500");
@@ -91,6 +91,17 @@ fn endpoints_are_fixed_or_looked_up() {
             EndpointSource::DnsA { names: vec![("c.x".into(), 1)], server: None },
         ]
     );
+}
+
+#[test]
+fn an_access_log_section_turns_it_on() {
+    for section in ["access_log:", "access_log: {}"] {
+        let config = load(&format!("{GOOD}telemetry:\n  {section}\n")).unwrap();
+        assert_eq!(config.access_log, Some(AccessLogSettings { path: AccessLogPath::Stdout, sample: 1.0 }));
+    }
+    let config = load(&format!("{GOOD}telemetry: {{ access_log: {{ path: log/a.json, sample: 0.1 }} }}\n")).unwrap();
+    let path = AccessLogPath::File("log/a.json".into());
+    assert_eq!(config.access_log, Some(AccessLogSettings { path, sample: 0.1 }));
 }
 
 #[test]
