@@ -330,7 +330,7 @@ fn ttl(seconds: impl Iterator<Item = u32>) -> Duration {
 }
 
 const REFRESH_MIN: Duration = Duration::from_secs(1);
-const REFRESH_MAX: Duration = Duration::from_secs(60);
+const REFRESH_MAX: Duration = Duration::from_mins(1);
 /// One try at one server.
 const TRY: Duration = Duration::from_secs(2);
 /// One name with all that it leads to.

@@ -102,7 +102,7 @@ fn bad(delay: u64) -> (Duration, Answer) {
     (Duration::from_millis(delay), Err(error))
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 #[tokio::test(start_paused = true)]
 async fn the_first_listing_is_passed_on_even_when_it_is_empty() {

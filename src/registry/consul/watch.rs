@@ -42,8 +42,8 @@ struct State {
     /// The last mark handed out; 1 is kept for "began anew".
     mark: u64,
     hosts: Known<Vec<IpAddr>>,
-    /// Instances that were already said to be unusable.
-    skipped: BTreeSet<String>,
+    /// Instances that were already said to be left out, and why.
+    left_out: BTreeMap<String, &'static str>,
 }
 
 /// One endpoint of Consul's, with its own index.
@@ -65,7 +65,7 @@ impl HealthWatch {
         };
         let queries = apis.iter().map(|api| Query { api: *api, index: 0, rows: Vec::new(), call: None }).collect();
         let hosts = Known::new(describe(&service, mode));
-        let state = Mutex::new(State { queries, mark: 1, hosts, skipped: BTreeSet::new() });
+        let state = Mutex::new(State { queries, mark: 1, hosts, left_out: BTreeMap::new() });
         Self { client, service, mode, state }
     }
 
@@ -130,11 +130,19 @@ impl HealthWatch {
         let names: BTreeSet<&str> = wanted.iter().map(|(row, _)| row.host()).collect();
         let found = addresses(&names, &mut state.hosts).await;
         let mut listings = Vec::with_capacity(wanted.len());
-        let mut skipped = BTreeSet::new();
+        let mut left_out = BTreeMap::new();
+        if self.mode != MeshMode::Plain {
+            for row in rows(&state.queries, Api::HealthConnect).filter(|row| !row.is_mesh_of(&self.service)) {
+                left_out.insert(row.service.id.clone(), "it is not the sidecar, or a native instance, of this service");
+            }
+        }
         for (row, wire) in &wanted {
-            let addresses = found.get(row.host()).map_or(&[][..], Vec::as_slice);
-            let Some(port) = row.port().filter(|_| !addresses.is_empty()) else {
-                skipped.insert(row.service.id.clone());
+            let Some(addresses) = found.get(row.host()) else {
+                left_out.insert(row.service.id.clone(), "its address is missing or cannot be resolved");
+                continue;
+            };
+            let Some(port) = row.port() else {
+                left_out.insert(row.service.id.clone(), "its port is none");
                 continue;
             };
             let health = row.health();
@@ -147,32 +155,32 @@ impl HealthWatch {
                 zone: row.zone().map(Into::into),
             }));
         }
-        for id in skipped.difference(&state.skipped) {
-            warn!(watch = %describe(&self.service, self.mode), %id, "instance left out: no usable address or port");
+        for (id, why) in left_out.iter().filter(|(id, why)| state.left_out.get(*id) != Some(*why)) {
+            warn!(watch = %self.describe(), %id, why, "instance left out");
         }
-        state.skipped = skipped;
+        state.left_out = left_out;
         listings
     }
 
     /// The instances to list, with how each is spoken to.
     fn wanted<'a>(&self, queries: &'a [Query]) -> Vec<(&'a Row, Wire)> {
         let mesh = |row: &Row| Wire::Mesh { peer: self.service.clone(), ours: row.is_ours() };
-        let rows = |api: Api| queries.iter().filter(move |query| query.api == api).flat_map(|query| &query.rows);
         match self.mode {
-            MeshMode::Mesh => rows(Api::HealthConnect)
+            MeshMode::Mesh => rows(queries, Api::HealthConnect)
                 .filter(|row| row.is_mesh_of(&self.service))
                 .map(|row| (row, mesh(row)))
                 .collect(),
-            MeshMode::Plain => rows(Api::HealthService).map(|row| (row, Wire::Plain)).collect(),
+            MeshMode::Plain => rows(queries, Api::HealthService).map(|row| (row, Wire::Plain)).collect(),
             MeshMode::Preferred => {
-                let in_mesh: Vec<&Row> = rows(Api::HealthConnect).filter(|row| row.is_mesh_of(&self.service)).collect();
+                let in_mesh: Vec<&Row> =
+                    rows(queries, Api::HealthConnect).filter(|row| row.is_mesh_of(&self.service)).collect();
                 // Service ids are unique on one node only.
                 let fronted: BTreeSet<(&str, &str)> = in_mesh
                     .iter()
                     .map(|row| (row.node.node.as_str(), row.service.proxy.destination_service_id.as_str()))
                     .collect();
                 // A native instance is in both answers; `connect` has it, or will within a moment.
-                let plain = rows(Api::HealthService).filter(|row| {
+                let plain = rows(queries, Api::HealthService).filter(|row| {
                     row.mesh_peer().is_none() && !fronted.contains(&(row.node.node.as_str(), row.service.id.as_str()))
                 });
                 let plain = plain.map(|row| (row, Wire::Plain));
@@ -180,6 +188,10 @@ impl HealthWatch {
             }
         }
     }
+}
+
+fn rows(queries: &[Query], api: Api) -> impl Iterator<Item = &Row> {
+    queries.iter().filter(move |query| query.api == api).flat_map(|query| &query.rows)
 }
 
 /// The first of the calls under way to end; at least one is. Cancel safe: a call that ended is taken out at once.
@@ -252,3 +264,7 @@ async fn addresses(hosts: &BTreeSet<&str>, known: &mut Known<Vec<IpAddr>>) -> BT
 }
 
 const RESOLVE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;
