@@ -201,6 +201,22 @@ async fn a_dropped_wait_is_taken_up_again_not_asked_again() {
 }
 
 #[tokio::test]
+async fn news_that_a_dropped_wait_had_read_are_told_by_the_next() {
+    let agent = Agent::new(MeshMode::Mesh, |target| match target {
+        _ if target.contains("index=8") => None,
+        _ if target.contains("index=7") => ok(8, &list(&[native("o1", 1)])),
+        _ => ok(7, "[]"),
+    })
+    .await;
+    let (mark, _) = agent.watch.next(Mark::START).await.unwrap();
+    // What a `next` has done that is dropped while it resolves host names.
+    agent.watch.wait(&mut agent.watch.state.lock().await.queries).await.unwrap();
+    let (next, listings) = agent.watch.next(mark).await.unwrap();
+    assert_eq!(listings.len(), 1);
+    assert!(timeout(Duration::from_millis(20), agent.watch.next(next)).await.is_err(), "told once");
+}
+
+#[tokio::test]
 async fn an_index_that_goes_back_gives_a_lower_mark() {
     let agent = Agent::new(MeshMode::Mesh, |target| ok(if target.contains("index=") { 3 } else { 50 }, "[]")).await;
     let (mark, _) = agent.watch.next(Mark::START).await.unwrap();
