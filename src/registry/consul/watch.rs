@@ -125,7 +125,7 @@ impl HealthWatch {
     /// all sidecars of a node cost the servers one watch (consul#4984), at the same latency. A cached first read would
     /// confirm an answer with itself. A restarted agent has an empty cache and asks the servers: no staler than without.
     /// Newer agents ignore `cached` here in favour of their streaming view, which does the same.
-    /// Never `?passing`: it hides warning instances, which have a weight of their own (consul.io/api-docs/health).
+    /// Never `?passing`: it hides warning instances, which have a weight of their own (developer.hashicorp.com/consul/api-docs/health).
     fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
         let (client, api, index) = (self.client.clone(), query.api, query.index);
         let path = path(api, &self.service);

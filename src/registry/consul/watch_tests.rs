@@ -66,6 +66,7 @@ async fn serve(mut stream: TcpStream, answers: Arc<Answers>, asked: Arc<Lock<Vec
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `Answers` gives")]
 fn ok(index: u64, body: &str) -> Option<String> {
     let length = body.len();
     Some(format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\ncontent-length: {length}\r\n\r\n{body}"))
