@@ -105,8 +105,8 @@ impl HealthWatch {
         Ok(())
     }
 
-    /// Waits until one of the queries has an answer, and a moment for the other, since one registration may wake both; the
-    /// rest stays under way.
+    /// Waits until one of the queries has an answer, and a moment for the other, since one registration may wake both;
+    /// the rest stays under way.
     async fn wait(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut().filter(|query| query.call.is_none()) {
             query.call = Some(self.call(query));
@@ -123,9 +123,11 @@ impl HealthWatch {
 
     /// A first or confirming read (index 0) goes to the servers; the long polls go through the agent's cache, so that
     /// all sidecars of a node cost the servers one watch (consul#4984), at the same latency. A cached first read would
-    /// confirm an answer with itself. A restarted agent has an empty cache and asks the servers: no staler than without.
-    /// Newer agents ignore `cached` here in favour of their streaming view, which does the same.
-    /// Never `?passing`: it hides warning instances, which have a weight of their own (developer.hashicorp.com/consul/api-docs/health).
+    /// confirm an answer with itself. Tried on 1.8.7: a restarted agent's cache is empty and asks the servers; with the
+    /// servers away and back, both ways fail and recover alike. From 1.10 on `index` alone uses the agent's shared view.
+    ///
+    /// Never `?passing`: it hides warning instances, which have a weight of their own
+    /// (developer.hashicorp.com/consul/api-docs/health).
     fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
         let (client, api, index) = (self.client.clone(), query.api, query.index);
         let path = path(api, &self.service);
