@@ -79,9 +79,8 @@ impl Inbound {
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Response<Tethered>, crate::service::Lease), Refusal> {
-        let (head, body) = request.into_parts();
-        headers::check(&head)?;
-        let request = incoming(view, caller, Request::from_parts(head, body), exchange)?;
+        headers::check(&request)?;
+        let request = incoming(view, caller, request, exchange)?;
         tries::send(&self.pool, &view.app, request, exchange).await
     }
 }
