@@ -4,6 +4,7 @@
 pub mod ca;
 mod certificate;
 mod consul;
+mod describe;
 mod files;
 mod rotate;
 #[cfg(test)]
@@ -11,6 +12,7 @@ pub(crate) mod testing;
 mod verify;
 mod watch;
 
+pub use describe::{Description, describe};
 pub use rotate::keep;
 pub use verify::{PeerError, check_peer, classify, is_wrong_peer, peer_of};
 
