@@ -75,7 +75,7 @@ fn said(command: Command) -> Result<String, String> {
         Command::Issue { ca, service, out, ttl } => {
             let ca = Ca::open(&ca).map_err(text)?;
             let written = ca.issue(&service, ttl).and_then(|issued| issued.write(&ca, &out)).map_err(text)?;
-            Ok(written.iter().map(|path| format!("{}\n", path.display())).collect())
+            Ok(written.map(|path| format!("{}\n", path.display())).concat())
         }
         Command::Show { file } => {
             let found: Vec<String> = describe(&file)?.iter().map(ToString::to_string).collect();
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(made, format!("{}\n{}\n", path("ca/ca.crt"), path("ca/ca.key")));
         let issue = ["issue", "--ca", &path("ca"), "--service", "users", "--out", &path("out"), "--ttl", "1h"];
         let written = ca(&issue).unwrap();
-        assert_eq!(written, ["out/users.crt\n", "out/users.key\n", "out/ca.crt\n"].map(|name| path(name)).concat());
+        assert_eq!(written, ["out/users.crt\n", "out/users.key\n", "out/ca.crt\n"].map(&path).concat());
         let shown = ca(&["show", &path("out/users.crt")]).unwrap();
         assert!(shown.contains("uri:         spiffe://outrigger.local/ns/default/dc/dc1/svc/users\n"), "{shown}");
         assert!(ca(&["init", &path("ca")]).unwrap_err().contains("never overwritten"));

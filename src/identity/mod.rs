@@ -12,7 +12,7 @@ pub(crate) mod testing;
 mod verify;
 mod watch;
 
-pub use describe::{Description, describe};
+pub use describe::describe;
 pub use rotate::keep;
 pub use verify::{PeerError, check_peer, classify, is_wrong_peer, peer_of};
 
@@ -129,7 +129,7 @@ impl Identity {
         let verifier = Arc::new(verifier(id.clone(), &material.roots)?);
         Ok(Self {
             server: Arc::new(server_config(material, verifier.clone())?),
-            client: ClientConfigs::new(client_config(material, verifier)?),
+            client: ClientConfigs::new(&client_config(material, verifier)?),
             serial: facts.serial,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -140,7 +140,7 @@ impl Identity {
 }
 
 impl ClientConfigs {
-    fn new(plain: ClientConfig) -> Self {
+    fn new(plain: &ClientConfig) -> Self {
         let offering = |protocols: &[&str]| {
             let mut config = plain.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();

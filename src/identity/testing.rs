@@ -86,7 +86,7 @@ pub(crate) fn valid(params: &mut CertificateParams, from: i64, to: i64) {
     params.not_after = from_now(to);
 }
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 fn leaf_params(uri: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
