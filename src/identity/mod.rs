@@ -10,7 +10,6 @@ mod rotate;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
-mod watch;
 
 pub use describe::describe;
 pub use rotate::keep;

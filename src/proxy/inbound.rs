@@ -30,6 +30,9 @@ pub struct InboundShared {
 pub struct InboundView {
     /// The way to our app: a service with one endpoint.
     pub app: Arc<Route>,
+    /// Where the app is: an IP address or a name.
+    pub app_host: String,
+    pub app_port: u16,
     /// Whose forwarding headers are believed, beside verified mesh peers.
     pub trusted: Vec<IpNet>,
 }
