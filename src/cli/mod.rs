@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod ca;
 mod check;
 mod completions;
 #[cfg(test)]
@@ -43,6 +44,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Ca(ca::Args),
     Registry(registry::RegistryArgs),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -75,6 +77,7 @@ fn dispatch(cli: Cli, environment: Environment) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args, environment),
         Command::Check(args) => check::run(args, environment),
+        Command::Ca(args) => ca::run(args),
         Command::Registry(args) => registry::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
