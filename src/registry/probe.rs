@@ -146,15 +146,20 @@ impl Judge {
 
     /// From the start of the last probe to the start of the next one.
     fn pause(&self, settings: &Settings) -> Duration {
-        let Settings { interval, unhealthy_after, .. } = *settings;
+        let interval = settings.interval;
         if !self.health.is_well() {
             // Soon back in service; but an app that stays ill is not asked all the time.
             let quick = if self.failures < 40 { Duration::from_millis(250) } else { Duration::from_secs(1) };
             return interval.min(quick);
         }
-        // A hung app costs `timeout` a probe. Asking sooner by that much keeps `interval × unhealthy_after` for it too.
-        let early = if self.failures > 0 || unhealthy_after <= 1 { time_limit(settings) } else { Duration::ZERO };
-        interval.saturating_sub(early).max(interval.min(Duration::from_millis(100)))
+        // A hung app costs the time limit at each probe, and still has to turn ill within
+        // `interval × unhealthy_after + 1 s`. So the probes that confirm a failure come sooner by that much, and where
+        // they cannot make up for it, the first one does.
+        let spare = interval.saturating_sub(time_limit(settings));
+        if self.failures > 0 {
+            return spare.max(interval.min(Duration::from_millis(100)));
+        }
+        interval.min(spare * settings.unhealthy_after + Duration::from_secs(1))
     }
 }
 
