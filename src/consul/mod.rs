@@ -8,6 +8,7 @@ mod tls;
 mod token;
 
 pub use client::{Answer, Client, ConsulError};
+pub use resolve::addresses;
 pub use snapshot::Snapshot;
 
 use std::path::PathBuf;

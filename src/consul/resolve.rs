@@ -34,8 +34,9 @@ impl Resolve for Resolver {
     }
 }
 
-/// Both system files are read at every new connection: they may change after our start, and connections are few.
-async fn addresses(host: &str) -> Result<Vec<IpAddr>, NetError> {
+/// The addresses of a literal, of `/etc/hosts`, or of DNS, without a limit in time. Both system files are read at every
+/// call: they may change after our start, and calls are few.
+pub async fn addresses(host: &str) -> Result<Vec<IpAddr>, NetError> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![address]);
     }

@@ -1,6 +1,6 @@
 //! How the sidecar asks its app whether it is well, and when the answers add up to a change. Knows nothing of Consul.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::dns::resolve;
 use crate::published::Published;
 
 /// What is asked, how often, and how many answers make a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub method: Method,
-    /// Host of the app: an IP address or a name.
+    /// Host of the app: an IP address, or a name that is looked up for each probe.
     pub address: String,
     pub port: u16,
     /// From one probe's start to the next one's; shorter while the app is not well.
@@ -193,25 +194,15 @@ async fn ask_unbounded(settings: &Settings) -> Result<(), String> {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let mut failure = format!("the name {host} has no address");
-    for address in resolve(host).await? {
-        match TcpStream::connect(SocketAddr::new(address, port)).await {
+    let found = resolve(host, port).await.map_err(|error| format!("looking up {host}: {error}"))?;
+    let mut failure = format!("{host} has no address");
+    for address in found {
+        match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = format!("connecting to {address}:{port}: {error}"),
+            Err(error) => failure = format!("connecting to {address}: {error}"),
         }
     }
     Err(failure)
-}
-
-async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        // RFC 6761 §6.3: always loopback, never asked of DNS.
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-    }
-    Err(format!("the name {host} cannot be resolved"))
 }
 
 async fn http1_status(stream: TcpStream, authority: &str, path: &str) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! Tests of `agent` against the embedded registry on a real socket.
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::consul;
 use crate::lifecycle::Lifecycle;
