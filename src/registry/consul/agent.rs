@@ -259,13 +259,16 @@ impl Agent {
 
     /// Removes what an earlier life of ours left on this agent, once; then pends.
     async fn clean_up(&self, done: &mut bool) {
-        if !*done {
+        while !*done {
             match self.remove_stale().await {
                 Ok(()) => *done = true,
-                Err(error) => tracing::debug!(%error, "records of an earlier life could not be looked for"),
+                Err(error) => {
+                    tracing::debug!(%error, "records of an earlier life could not be looked for");
+                    tokio::time::sleep(RECONCILE).await;
+                }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn remove_stale(&self) -> Result<(), ConsulError> {
@@ -352,7 +355,7 @@ impl Pause {
     }
 }
 
-/// Says a failure once, and once that it is over.
+/// Says a failure once for each cause, and once that it is over.
 #[derive(Debug, Default)]
 struct Trouble {
     said: Option<String>,
@@ -368,11 +371,8 @@ impl Trouble {
     }
 
     fn over(&mut self) {
-        if self.said.take().is_some() {
-            tracing::info!("registered in Consul again");
-        } else {
-            tracing::info!("registered in Consul");
-        }
+        self.said = None;
+        tracing::info!("registered in Consul");
     }
 }
 

@@ -8,6 +8,7 @@ use crate::lifecycle::Lifecycle;
 use crate::registry::consul::record::sample;
 use crate::registry::embedded::Embedded;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// One agent of ours, and the registry that it talks to.
@@ -26,6 +27,12 @@ impl Scene {
     /// With a registry, and our agent not yet running.
     async fn new(registration: Registration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut scene = Self::without_registry(registration, &listener);
+        scene.start_registry(listener);
+        scene
+    }
+
+    fn without_registry(registration: Registration, listener: &TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
         let settings = consul::Settings { address: format!("http://{address}"), ..consul::Settings::default() };
@@ -33,7 +40,7 @@ impl Scene {
         let wanted = Arc::new(Published::new(registration));
         let health = watch::Sender::new(AppHealth::Unknown);
         let agent = Agent::new(client.clone(), wanted.clone(), health.subscribe(), metrics.clone());
-        let mut scene = Self {
+        Self {
             address,
             registry: Lifecycle::new(),
             tasks: Lifecycle::new(),
@@ -42,9 +49,7 @@ impl Scene {
             health,
             client,
             metrics,
-        };
-        scene.start_registry(listener);
-        scene
+        }
     }
 
     /// As `new`, registered and with a well app.
@@ -113,6 +118,83 @@ async fn eventually(what: &str, seen: impl AsyncFn() -> bool) {
 }
 
 const LONG: Duration = Duration::from_secs(10);
+
+/// Head and body: what is left unread when a connection closes may cost the other side the answer.
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+    body.len() >= length.parse().unwrap()
+}
+
+/// An agent that answers each kind of call as told; it notes what was asked. The watch is refused, so that only heartbeats
+/// can notice anything.
+async fn scripted(listener: TcpListener, asked: watch::Sender<Vec<String>>, beats: &[(u16, &str)]) {
+    let mut beats = beats.iter();
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !is_whole(&request) && stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {}
+        if !is_whole(&request) {
+            // A call that was given up before it was sent.
+            continue;
+        }
+        let head = String::from_utf8(request).unwrap();
+        let path = head.split([' ', '?']).nth(1).unwrap();
+        let (status, text) = match path {
+            "/v1/agent/service/register" => (200, ""),
+            path if path.starts_with("/v1/agent/check/update/") => beats.next().copied().unwrap_or((200, "")),
+            _ => (403, "Permission denied"),
+        };
+        let call = path.split('/').nth(4).unwrap_or_default().to_owned();
+        if status != 403 {
+            asked.send_modify(|asked| asked.push(format!("{call} {status}")));
+        }
+        let answer =
+            format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let _ = stream.write_all(answer.as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_heartbeat_but_429_leads_to_a_new_registration() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let scene = Scene::without_registry(Registration { ttl: Duration::from_millis(150), ..sample() }, &listener);
+    let asked = watch::Sender::new(Vec::new());
+    let mut seen = asked.subscribe();
+    let beats = [
+        (200, ""),
+        (429, ""),
+        (200, ""),
+        (500, "CheckID \"service:users-1\" does not have associated TTL"),
+        (200, ""),
+        (404, "Unknown check ID \"service:users-1\". Ensure that the check ID is passed, not the check name."),
+        (200, ""),
+        (500, "Unknown check \"service:users-1\""),
+    ];
+    let wanted = [
+        "register 200",
+        "update 200",
+        "update 429",
+        "update 200",
+        "update 500",
+        "register 200",
+        "update 200",
+        "update 404",
+        "register 200",
+        "update 200",
+        "update 500",
+        "register 200",
+        "update 200",
+    ];
+    scene.run();
+    tokio::select! {
+        told = tokio::time::timeout(LONG, seen.wait_for(|asked| asked.len() >= wanted.len())) => {
+            assert_eq!(told.unwrap().unwrap()[..wanted.len()], wanted);
+        }
+        () = scripted(listener, asked, &beats) => unreachable!(),
+    }
+}
 
 #[tokio::test]
 async fn an_instance_is_critical_until_its_app_is_well_and_again_when_it_is_not() {

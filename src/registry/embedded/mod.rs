@@ -63,15 +63,6 @@ impl Embedded {
     }
 }
 
-/// A new registry on `listener`; see `Embedded::serve`.
-///
-/// # Errors
-/// When the CA cannot be made.
-pub async fn serve(listener: TcpListener, lifecycle: Lifecycle) -> Result<(), CaError> {
-    Embedded::new()?.serve(listener, lifecycle).await;
-    Ok(())
-}
-
 /// What every connection looks at.
 struct Shared {
     state: Mutex<state::State>,
