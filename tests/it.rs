@@ -1,2 +1,34 @@
-//! Integration tests: real processes.
-fn main() {}
+//! Integration tests: real sidecars, a real Consul, scripted apps. One file a capability; `support` is what they stand
+//! on. `tests/run` installs what they need and runs them all.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::disallowed_methods, reason = "the test process has no lifecycle to own its tasks")]
+
+#[expect(dead_code, clippy::return_self_not_must_use, reason = "a kit; not every test uses every tool")]
+mod support;
+
+#[path = "it/contract.rs"]
+mod contract;
+#[path = "it/datapath.rs"]
+mod datapath;
+#[path = "it/demo.rs"]
+mod demo;
+#[path = "it/discovery.rs"]
+mod discovery;
+#[path = "it/headers.rs"]
+mod headers;
+#[path = "it/identity.rs"]
+mod identity;
+#[path = "it/interop.rs"]
+mod interop;
+#[path = "it/kit.rs"]
+mod kit;
+#[path = "it/limits.rs"]
+mod limits;
+#[path = "it/operation.rs"]
+mod operation;
+#[path = "it/registration.rs"]
+mod registration;
+#[path = "it/reload.rs"]
+mod reload;
+#[path = "it/resilience.rs"]
+mod resilience;

@@ -1,4 +1,4 @@
-//! Consul as a registry: what its health answers mean, how they are watched, and our own record at the agent.
+//! Consul as a registry: our own record there, and the endpoints that its health answers list.
 
 pub mod agent;
 mod record;

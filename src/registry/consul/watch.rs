@@ -53,6 +53,9 @@ struct Query {
     rows: Vec<Row>,
     /// The call under way; it survives a `next` that was dropped or that another query ended.
     call: Option<BoxFuture<'static, Result<Answer<Rows>, ConsulError>>>,
+    /// `rows` are news that no `next` has returned yet: the one that read them was dropped.
+    untold: bool,
+    went_back: bool,
 }
 
 impl HealthWatch {
@@ -63,7 +66,7 @@ impl HealthWatch {
             MeshMode::Preferred => &[Api::HealthConnect, Api::HealthService],
             MeshMode::Plain => &[Api::HealthService],
         };
-        let queries = apis.iter().map(|api| Query { api: *api, index: 0, rows: Vec::new(), call: None }).collect();
+        let queries = apis.iter().map(|api| Query::new(*api)).collect();
         let hosts = Known::new(describe(&service, mode));
         let state = Mutex::new(State { queries, mark: 1, hosts, left_out: BTreeMap::new() });
         Self { client, service, mode, state }
@@ -71,25 +74,28 @@ impl HealthWatch {
 
     async fn read(&self, seen: Mark) -> Result<(Mark, Vec<Listing>), RegistryError> {
         let mut state = self.state.lock().await;
-        let began_anew = if seen.0 == state.mark && seen != Mark::START {
-            self.wait(&mut state.queries).await?
-        } else {
+        if seen.0 != state.mark || seen == Mark::START {
             self.start(&mut state.queries).await?;
-            false
-        };
+        } else if !state.queries.iter().any(|query| query.untold) {
+            self.wait(&mut state.queries).await?;
+        }
+        let listings = self.list(&mut state).await;
         // Two indexes make one mark: a count of our own, which goes back where one of them did.
         state.mark = match () {
-            () if began_anew => 1,
+            () if state.queries.iter().any(|query| query.went_back) => 1,
             () if state.queries.iter().any(|query| query.index == 0) => 0,
             () => state.mark.max(1) + 1,
         };
-        Ok((Mark(state.mark), self.list(&mut state).await))
+        for query in &mut state.queries {
+            (query.untold, query.went_back) = (false, false);
+        }
+        Ok((Mark(state.mark), listings))
     }
 
     /// Reads every query anew.
     async fn start(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut() {
-            query.index = 0;
+            *query = Query::new(query.api);
             query.call = Some(self.call(query));
         }
         while queries.iter().any(|query| query.call.is_some()) {
@@ -99,22 +105,29 @@ impl HealthWatch {
         Ok(())
     }
 
-    /// Waits until one of the queries has an answer; the others stay under way. True where its index went back.
-    async fn wait(&self, queries: &mut [Query]) -> Result<bool, RegistryError> {
+    /// Waits until one of the queries has an answer, and a moment for the other, since one registration may wake both;
+    /// the rest stays under way.
+    async fn wait(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut().filter(|query| query.call.is_none()) {
             query.call = Some(self.call(query));
         }
         let (query, answer) = first_answer(queries).await;
-        let before = query.index;
         query.take(answer, &self.service)?;
-        Ok(query.index < before)
+        while queries.iter().any(|query| query.call.is_some())
+            && let Ok((query, answer)) = timeout(TOGETHER, first_answer(queries)).await
+        {
+            query.take(answer, &self.service)?;
+        }
+        Ok(())
     }
 
     /// A first or confirming read (index 0) goes to the servers; the long polls go through the agent's cache, so that
     /// all sidecars of a node cost the servers one watch (consul#4984), at the same latency. A cached first read would
-    /// confirm an answer with itself. A restarted agent has an empty cache and asks the servers: no staler than without.
-    /// Newer agents ignore `cached` here in favour of their streaming view, which does the same.
-    /// Never `?passing`: it hides warning instances, which have a weight of their own (consul.io/api-docs/health).
+    /// confirm an answer with itself. Tried on 1.8.7: a restarted agent's cache is empty and asks the servers; with the
+    /// servers away and back, both ways fail and recover alike. From 1.10 on `index` alone uses the agent's shared view.
+    ///
+    /// Never `?passing`: it hides warning instances, which have a weight of their own
+    /// (developer.hashicorp.com/consul/api-docs/health).
     fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
         let (client, api, index) = (self.client.clone(), query.api, query.index);
         let path = path(api, &self.service);
@@ -205,14 +218,20 @@ async fn first_answer(queries: &mut [Query]) -> (&mut Query, Result<Answer<Rows>
 }
 
 impl Query {
+    fn new(api: Api) -> Self {
+        Self { api, index: 0, rows: Vec::new(), call: None, untold: false, went_back: false }
+    }
+
     fn take(&mut self, answer: Result<Answer<Rows>, ConsulError>, service: &ServiceName) -> Result<(), RegistryError> {
         let Answer { index, filtered_by_acls, value: Rows(rows) } = answer?;
         if filtered_by_acls && rows.is_empty() {
             // Not "no instances" but "you may not know" (consul PR #17424).
             return Err(RegistryError::Filtered { path: path(self.api, service) });
         }
-        self.index = index.unwrap_or(0);
+        let before = std::mem::replace(&mut self.index, index.unwrap_or(0));
         self.rows = rows;
+        self.untold = true;
+        self.went_back |= self.index < before;
         Ok(())
     }
 }
@@ -263,6 +282,8 @@ async fn addresses(hosts: &BTreeSet<&str>, known: &mut Known<Vec<IpAddr>>) -> BT
     found
 }
 
+/// Between the answers of two queries that one change woke.
+const TOGETHER: Duration = Duration::from_millis(5);
 const RESOLVE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

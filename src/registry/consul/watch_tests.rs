@@ -66,6 +66,7 @@ async fn serve(mut stream: TcpStream, answers: Arc<Answers>, asked: Arc<Lock<Vec
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `Answers` gives")]
 fn ok(index: u64, body: &str) -> Option<String> {
     let length = body.len();
     Some(format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\ncontent-length: {length}\r\n\r\n{body}"))
@@ -198,6 +199,22 @@ async fn a_dropped_wait_is_taken_up_again_not_asked_again() {
     assert_eq!(agent.asked().len(), 2);
     agent.start().await;
     assert_eq!(agent.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn news_that_a_dropped_wait_had_read_are_told_by_the_next() {
+    let agent = Agent::new(MeshMode::Mesh, |target| match target {
+        _ if target.contains("index=8") => None,
+        _ if target.contains("index=7") => ok(8, &list(&[native("o1", 1)])),
+        _ => ok(7, "[]"),
+    })
+    .await;
+    let (mark, _) = agent.watch.next(Mark::START).await.unwrap();
+    // What a `next` has done that is dropped while it resolves host names.
+    agent.watch.wait(&mut agent.watch.state.lock().await.queries).await.unwrap();
+    let (next, listings) = agent.watch.next(mark).await.unwrap();
+    assert_eq!(listings.len(), 1);
+    assert!(timeout(Duration::from_millis(20), agent.watch.next(next)).await.is_err(), "told once");
 }
 
 #[tokio::test]

@@ -1,0 +1,30 @@
+# `just` lists the recipes. None of them is needed: each is one command that can be typed.
+
+_default:
+    @just --list
+
+# what CI runs
+ci:
+    .ci/run
+
+# format, lints, layers
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    cargo test --test layers
+
+# every test; FILTER picks some
+test *FILTER:
+    tests/run {{FILTER}}
+
+# a whole mesh on this machine
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# rewrite the generated pages under docs/
+docs:
+    UPDATE_DOCS=1 cargo test --lib docs
+
+# licences, bans, sources and advisories of the dependencies (advisories need the network)
+deny:
+    cargo deny check
