@@ -1,4 +1,32 @@
-//! The config file's meaning. Text to shape is `file`, shape to meaning is `check`; what comes out cannot be wrong.
+//! The config file's meaning. Text to tree is `tree`, tree to meaning is `check`; what comes out cannot be wrong.
+
+mod check;
+#[cfg(test)]
+mod docs;
+mod environment;
+mod keys;
+mod load;
+mod overrides;
+mod problems;
+mod references;
+mod schema;
+mod section;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod upstreams;
+mod values;
+
+#[cfg(test)]
+pub(crate) use docs::markdown;
+pub use environment::Environment;
+pub use load::{Loader, RunOptions};
+pub use overrides::Flags;
+#[cfg(test)]
+pub(crate) use overrides::OVERRIDES;
+pub use problems::Problems;
+pub use schema::schema;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -84,6 +112,7 @@ pub enum Protocol {
 #[derive(Debug, Clone)]
 pub struct InboundSettings {
     pub listen: SocketAddr,
+    /// What Consul is told; `None`: the address that routes to Consul, and the bound port. Port 0: the bound port.
     pub advertise: Option<(String, u16)>,
     pub mtls: InboundMtls,
     pub timeouts: InboundTimeouts,
@@ -130,7 +159,6 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     pub mtls: UpstreamMtls,
     pub balance: Balance,
-    /// `None`: Consul.
     pub source: EndpointSource,
     pub connect_timeout: Duration,
     /// The whole exchange up to the response's head; `None` for `off`.
@@ -144,10 +172,16 @@ pub enum EndpointSource {
     Consul,
     /// Addresses with ports; names are resolved once a minute.
     Fixed(Vec<(String, u16)>),
-    /// DNS names whose SRV records give port and weight.
-    DnsSrv(Vec<String>),
-    /// DNS names with ports whose A and AAAA records are the endpoints.
-    DnsA(Vec<(String, u16)>),
+    /// DNS names whose SRV records give port and weight. `server` is asked, else the system's.
+    DnsSrv {
+        names: Vec<String>,
+        server: Option<(String, u16)>,
+    },
+    /// DNS names with ports whose A and AAAA records are the endpoints. `server` is asked, else the system's.
+    DnsA {
+        names: Vec<(String, u16)>,
+        server: Option<(String, u16)>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +203,8 @@ pub struct RetrySettings {
     pub attempts: u32,
     /// Methods whose requests may be sent again after a reset; `unsent` failures are retried for any.
     pub methods: Vec<http::Method>,
+    /// Retry, for any method, what failed before a byte of the request was sent.
+    pub on_unsent: bool,
     /// Retry after a reset at all.
     pub on_reset: bool,
 }

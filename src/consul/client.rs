@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Api, Settings};
-use crate::telemetry::Metrics;
+use super::resolve::Resolver;
+use super::token::Token;
+use super::{Api, Settings, tls};
+use crate::telemetry::{ConsulOutcome, Metrics};
 
 /// A shared connection pool to Consul; clones are cheap.
 #[derive(Clone)]
@@ -18,6 +22,10 @@ pub struct Client {
 struct Inner {
     settings: Settings,
     metrics: Arc<Metrics>,
+    http: reqwest::Client,
+    /// Scheme and authority, without a final `/`.
+    base: String,
+    token: Token,
 }
 
 /// A 2xx answer.
@@ -25,6 +33,8 @@ struct Inner {
 pub struct Answer<T> {
     /// `X-Consul-Index`, at least 1; `None` where the endpoint sends none.
     pub index: Option<u64>,
+    /// Consul left out what our token may not read (1.11 and newer say so): less than all, perhaps nothing.
+    pub filtered_by_acls: bool,
     pub value: T,
 }
 
@@ -39,36 +49,87 @@ pub enum ConsulError {
     Status { status: u16, path: String, text: String },
     #[error("Consul's answer to {path} is not what it should be: {cause}")]
     Malformed { path: String, cause: String },
-    /// A token or TLS file that cannot be read.
+    /// A token or TLS file that cannot be read, or an address that is none.
     #[error("{0}")]
     Local(String),
+}
+
+impl ConsulError {
+    /// The status of an answer that was not 2xx.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Consul is there and refuses our token; only a person can mend it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self.status(), Some(401 | 403))
+    }
+}
+
+/// What is asked.
+struct Call<'a> {
+    api: Api,
+    method: Method,
+    path: &'a str,
+    query: Vec<(&'a str, &'a str)>,
+    body: Option<Vec<u8>>,
+    limit: Duration,
+}
+
+/// A 2xx answer before its meaning.
+struct Raw {
+    headers: HeaderMap,
+    body: Vec<u8>,
 }
 
 impl Client {
     /// # Errors
     /// When a TLS file cannot be read or the address is no address.
     pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, ConsulError> {
-        Ok(Self { inner: Arc::new(Inner { settings, metrics }) })
+        let address = Address::parse(&settings)?;
+        let token = Token::new(&settings)?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::config(&settings, address.https)?)
+            .dns_resolver(Resolver::new(&address.host))
+            // HTTP_PROXY may well point at our own outbound listener, for the app's sake.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10));
+        if let Some(path) = &address.socket {
+            builder = builder.unix_socket(path.as_str());
+        }
+        let http =
+            builder.build().map_err(|error| ConsulError::Local(format!("HTTP client: {}", root_cause(&error))))?;
+        Ok(Self { inner: Arc::new(Inner { base: address.base, settings, metrics, http, token }) })
     }
 
+    #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
     }
 
-    /// A plain read: answers at once. `path` begins with `/v1/`; `query` is encoded here. `dc`, `ns` and `partition` are
-    /// added where configured.
+    /// A plain read: answers at once, within 10 s. `path` begins with `/v1/`, its parts encoded (`path_segment`);
+    /// `query` is encoded here. `ns` and `partition` are added where configured, and `dc` to reads of health: agent
+    /// endpoints are the agent's own. What `query` names itself is not added again.
     pub async fn get<T: DeserializeOwned>(
         &self,
         api: Api,
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<Answer<T>, ConsulError> {
-        let _ = (api, path, query, &self.inner.metrics);
-        todo!()
+        self.read(api, path, query.to_vec(), PLAIN).await
     }
 
     /// A blocking query: returns when the index passes `seen`, or when `settings.wait` (and Consul's sixteenth) is over.
-    /// `seen` 0 answers at once. Cancel safe.
+    /// `seen` 0 answers at once. Cancel safe. The caller goes back to 0 on any error and on a lower index.
     pub async fn wait_past<T: DeserializeOwned>(
         &self,
         api: Api,
@@ -76,8 +137,15 @@ impl Client {
         query: &[(&str, &str)],
         seen: u64,
     ) -> Result<Answer<T>, ConsulError> {
-        let _ = (api, path, query, seen);
-        todo!()
+        if seen == 0 {
+            return self.get(api, path, query).await;
+        }
+        let hold = self.inner.settings.wait.max(Duration::from_millis(1));
+        let (index, wait) = (seen.to_string(), format!("{}ms", hold.as_millis()));
+        let mut query = query.to_vec();
+        query.extend([("index", index.as_str()), ("wait", wait.as_str())]);
+        // Consul adds up to a sixteenth (developer.hashicorp.com/consul/api-docs/features/blocking).
+        self.read(api, path, query, hold + hold / 16 + SLACK).await
     }
 
     /// A write with an optional JSON body; the answer's body is dropped. `limit` bounds the whole call.
@@ -89,7 +157,187 @@ impl Client {
         body: Option<&B>,
         limit: Duration,
     ) -> Result<(), ConsulError> {
-        let _ = (api, path, query, body, limit);
-        todo!()
+        let body = body
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|error| ConsulError::Local(format!("body for {path}: {error}")))?;
+        self.call(Call { api, method: Method::PUT, path, query: query.to_vec(), body, limit }).await.map(drop)
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        api: Api,
+        path: &str,
+        query: Vec<(&str, &str)>,
+        limit: Duration,
+    ) -> Result<Answer<T>, ConsulError> {
+        let raw = self.call(Call { api, method: Method::GET, path, query, body: None, limit }).await?;
+        let value = serde_json::from_slice(&raw.body).map_err(|error| {
+            self.count(api, ConsulOutcome::Failed);
+            ConsulError::Malformed { path: path.into(), cause: error.to_string() }
+        })?;
+        self.count(api, ConsulOutcome::Ok);
+        let header = |name: &str| raw.headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(Answer {
+            index: header("x-consul-index").and_then(|text| text.parse().ok()).map(|index: u64| index.max(1)),
+            filtered_by_acls: header("x-consul-results-filtered-by-acls") == Some("true"),
+            value,
+        })
+    }
+
+    /// One call; a second one at once where Consul refused the token and the token's file holds another by now.
+    async fn call(&self, mut call: Call<'_>) -> Result<Raw, ConsulError> {
+        self.add_scope(&mut call);
+        let token = self.inner.token.current()?;
+        let first = self.once(&call, token.as_ref()).await;
+        let answer = match &first {
+            Err(error) if error.is_denied() => match self.inner.token.other_than(token.as_ref()) {
+                Some(fresh) => self.once(&call, Some(&fresh)).await,
+                None => first,
+            },
+            _ => first,
+        };
+        match &answer {
+            // A read counts once its body made sense.
+            Ok(_) if call.method == Method::GET => {}
+            Ok(_) => self.count(call.api, ConsulOutcome::Ok),
+            Err(ConsulError::Unreachable { .. }) => self.count(call.api, ConsulOutcome::Unreachable),
+            Err(error) if error.is_denied() => self.count(call.api, ConsulOutcome::Denied),
+            Err(_) => self.count(call.api, ConsulOutcome::Failed),
+        }
+        answer
+    }
+
+    /// Nothing is sent that is not configured: the open-source Consul refuses `ns`.
+    fn add_scope<'a>(&'a self, call: &mut Call<'a>) {
+        let settings = &self.inner.settings;
+        let health = matches!(call.api, Api::HealthConnect | Api::HealthService);
+        let wanted = [
+            ("dc", settings.datacenter.as_deref().filter(|_| health)),
+            ("ns", settings.namespace.as_deref()),
+            ("partition", settings.partition.as_deref()),
+        ];
+        for (key, value) in wanted {
+            if let Some(value) = value
+                && !call.query.iter().any(|(named, _)| *named == key)
+            {
+                call.query.push((key, value));
+            }
+        }
+    }
+
+    async fn once(&self, call: &Call<'_>, token: Option<&HeaderValue>) -> Result<Raw, ConsulError> {
+        let url = format!("{}{}", self.inner.base, call.path);
+        let mut request = self.inner.http.request(call.method.clone(), url).timeout(call.limit).query(&call.query);
+        if let Some(token) = token {
+            request = request.header("x-consul-token", token);
+        }
+        if let Some(body) = &call.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if !status.is_success() {
+            return Err(refusal(call.path, status, response).await);
+        }
+        Ok(Raw { headers, body: self.body(call.path, response).await? })
+    }
+
+    async fn body(&self, path: &str, mut response: reqwest::Response) -> Result<Vec<u8>, ConsulError> {
+        let too_large = || ConsulError::Malformed { path: path.into(), cause: format!("more than {BODY} bytes") };
+        let announced = response.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if announced > BODY {
+            return Err(too_large());
+        }
+        let mut body = Vec::with_capacity(announced);
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if body.len() + chunk.len() > BODY {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ConsulError {
+        let cause = if error.is_timeout() { "the time was up".into() } else { root_cause(error) };
+        ConsulError::Unreachable { address: self.inner.settings.address.clone(), cause }
+    }
+
+    fn count(&self, api: Api, outcome: ConsulOutcome) {
+        self.inner.metrics.consul_request(api.as_str(), outcome);
     }
 }
+
+/// The first 200 bytes of what Consul says; its error bodies are plain text.
+async fn refusal(path: &str, status: StatusCode, mut response: reqwest::Response) -> ConsulError {
+    let mut text = Vec::new();
+    while text.len() < TEXT
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        text.extend_from_slice(&chunk[..chunk.len().min(TEXT)]);
+    }
+    text.truncate(TEXT);
+    let text = String::from_utf8_lossy(&text).trim().replace(char::is_control, " ");
+    ConsulError::Status { status: status.as_u16(), path: path.into(), text }
+}
+
+/// The innermost cause: reqwest's own text repeats the URL, with what the query holds.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+/// `Settings::address`, taken apart.
+struct Address {
+    https: bool,
+    base: String,
+    /// What is resolved to connect.
+    host: String,
+    socket: Option<String>,
+}
+
+impl Address {
+    fn parse(settings: &Settings) -> Result<Self, ConsulError> {
+        let text = settings.address.as_str();
+        let fault = |what: &str| ConsulError::Local(format!("Consul's address {text}: {what}"));
+        if let Some(path) = text.strip_prefix("unix://") {
+            let socket = Some(path.to_owned());
+            return Ok(Self { https: false, base: "http://localhost".into(), host: "localhost".into(), socket });
+        }
+        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let mut url = reqwest::Url::parse(&url).map_err(|error| fault(&error.to_string()))?;
+        let https = match url.scheme() {
+            "http" => false,
+            "https" => true,
+            _ => return Err(fault("must begin with http://, https:// or unix://")),
+        };
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+            return Err(fault("must be a scheme, a host and a port, nothing else"));
+        }
+        let host = url.host_str().ok_or_else(|| fault("names no host"))?.to_owned();
+        if let Some(name) = settings.server_name.as_deref().filter(|name| https && !name.is_empty()) {
+            // The URL's host is what is sent as SNI and verified; `Resolver` leads it to `host`.
+            url.set_host(Some(name)).map_err(|error| fault(&format!("server_name {name}: {error}")))?;
+            if url.domain().is_none() {
+                return Err(fault(&format!("server_name {name} must be a DNS name")));
+            }
+        }
+        Ok(Self { https, base: url.as_str().trim_end_matches('/').to_owned(), host, socket: None })
+    }
+}
+
+const CONNECT: Duration = Duration::from_secs(2);
+const PLAIN: Duration = Duration::from_secs(10);
+const SLACK: Duration = Duration::from_secs(5);
+/// Bytes of an answer.
+const BODY: usize = 64 * 1024 * 1024;
+/// Bytes of an error's text.
+const TEXT: usize = 200;
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

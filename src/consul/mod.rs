@@ -2,12 +2,19 @@
 //! what the answers mean to a sidecar.
 
 mod client;
+mod resolve;
+mod snapshot;
+mod tls;
+mod token;
 
 pub use client::{Answer, Client, ConsulError};
+pub use resolve::addresses;
+pub use snapshot::Snapshot;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::AsciiSet;
 use secrecy::SecretString;
 
 /// Where Consul is and how to speak to it; filled by the file's `consul` section and Consul's own CONSUL_* variables.
@@ -16,7 +23,7 @@ pub struct Settings {
     /// `http://host:port`, `https://host:port` or `unix:///path`.
     pub address: String,
     pub token: Option<SecretString>,
-    /// Read again when it changes and when Consul answers 403.
+    /// Beats `token`, as in Consul's own client. Read again when it changes and when Consul answers 403.
     pub token_file: Option<PathBuf>,
     pub datacenter: Option<String>,
     pub namespace: Option<String>,
@@ -25,6 +32,7 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// The name to ask for (SNI) and to verify, where the address is another; a DNS name.
     pub server_name: Option<String>,
     /// CONSUL_HTTP_SSL_VERIFY; false accepts any certificate.
     pub verify: bool,
@@ -80,5 +88,23 @@ impl Api {
             Self::CaRoots => "connect_ca_roots",
             Self::CaLeaf => "connect_ca_leaf",
         }
+    }
+}
+
+/// One part of a path, percent-encoded: service and check ids may hold any character.
+#[must_use]
+pub fn path_segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
+/// All but RFC 3986 §2.3's unreserved characters are encoded.
+const UNRESERVED: &AsciiSet = &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_path_segment_cannot_leave_its_place() {
+        assert_eq!(super::path_segment("web-1:ttl"), "web-1%3Attl");
+        assert_eq!(super::path_segment("a/b?c#d%"), "a%2Fb%3Fc%23d%25");
     }
 }

@@ -1,1 +1,318 @@
-//! To be written.
+//! Listening sockets: bind, accept, connection caps, TLS, serving HTTP, graceful close. Knows nothing of what the
+//! handler does.
+
+mod connection;
+mod guard;
+mod http;
+mod sniff;
+mod tls;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+
+use crate::identity;
+use crate::lifecycle::Lifecycle;
+use crate::published::Published;
+use crate::reason::Reason;
+use crate::telemetry::{ConnectionState, Direction, Metrics};
+
+pub use connection::{Connection, Peer};
+
+/// What a listener allows. Reloadable: a connection keeps what it began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    pub handshake: Duration,
+    /// For a request's head, and for the first byte of a connection.
+    pub head: Duration,
+    /// Between requests of a kept-alive connection.
+    pub idle: Duration,
+    pub connections: usize,
+    /// Bytes of a request head.
+    pub head_size: usize,
+    pub headers: usize,
+    pub h2_streams: u32,
+}
+
+/// What a connection must prove.
+#[derive(Clone)]
+pub enum Security {
+    Plain,
+    /// mTLS only.
+    Strict(Arc<identity::Current>),
+    /// mTLS where the client begins it, plain text otherwise.
+    Permissive(Arc<identity::Current>),
+}
+
+/// What handles the requests of a listener's connections: one for each worker.
+pub trait Accept: Send + Sync + 'static {
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// The handler of one connection's requests.
+    fn service(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+    ) -> impl tower::Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static;
+
+    /// The answer, as bytes of HTTP/1.1, to what never became a request; it is counted and logged by the handler.
+    fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8>;
+}
+
+/// A worker as a listener sees it.
+pub struct Target<A> {
+    pub runtime: Handle,
+    /// Connections that the worker has now, over all listeners.
+    pub load: Arc<AtomicUsize>,
+    pub handler: Arc<A>,
+}
+
+/// A bound socket that does not accept yet.
+pub struct Bound {
+    /// As in the config: `inbound.listen`, `outbound.upstreams[orders].listen`.
+    pub name: String,
+    pub address: SocketAddr,
+    socket: StdListener,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: cannot listen on {address}: {cause}")]
+pub struct BindError {
+    pub name: String,
+    pub address: SocketAddr,
+    pub cause: io::Error,
+}
+
+/// Binds without accepting: a port that is taken is found before anything is registered.
+///
+/// # Errors
+/// Says which listener could not have which address.
+pub fn bind(name: impl Into<String>, address: SocketAddr) -> Result<Bound, BindError> {
+    let name = name.into();
+    let bound = || {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        // A restart must not wait for old connections to time out; two live listeners still exclude each other.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = StdListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    match bound() {
+        Ok((socket, address)) => Ok(Bound { name, address, socket }),
+        Err(cause) => Err(BindError { name, address, cause }),
+    }
+}
+
+/// One listener at work.
+pub struct Listener<A> {
+    pub direction: Direction,
+    pub security: Security,
+    pub settings: Arc<Published<Settings>>,
+    pub targets: Vec<Target<A>>,
+    pub metrics: Arc<Metrics>,
+    /// Ends accepting when it drains; its tasks are the connections.
+    pub lifecycle: Lifecycle,
+}
+
+impl<A: Accept> Listener<A> {
+    /// Accepts until the lifecycle drains. Runs on the first worker; connections go to the least loaded one.
+    pub async fn run(self, bound: Bound) {
+        let Bound { name, address, socket } = bound;
+        let listener = match TcpListener::from_std(socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(listener = name, %address, %error, "cannot accept");
+                return;
+            }
+        };
+        let listener_state = Arc::new(self);
+        let drained = listener_state.lifecycle.drained();
+        tokio::pin!(drained);
+        let open = Arc::new(AtomicUsize::new(0));
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut drained => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    failing = false;
+                    listener_state.hand_out(socket, peer, address, &open).await;
+                }
+                Err(error) => {
+                    // EMFILE and its like pass; a connection that ended before it was accepted is no fault of ours.
+                    if !failing {
+                        tracing::warn!(listener = name, %error, "accepting fails; trying again");
+                        failing = true;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn hand_out(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        open: &Arc<AtomicUsize>,
+    ) {
+        let settings = **self.settings.peek();
+        let count = Counted::enter(open.clone());
+        let Some(target) = self.targets.iter().min_by_key(|target| target.load.load(Ordering::Relaxed)) else { return };
+        if count.before >= settings.connections {
+            self.turn_away(&socket, peer, local, target);
+            return;
+        }
+        let on_worker = Counted::enter(target.load.clone());
+        let (listener, handler) = (self.clone(), target.handler.clone());
+        let moved = match move_to(socket, &target.runtime) {
+            Ok(moved) => moved,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was lost on its way to its worker");
+                return;
+            }
+        };
+        self.lifecycle.spawn_on(&target.runtime, "connection", async move {
+            let _counts = (count, on_worker);
+            match moved.arrive() {
+                Ok(socket) => listener.serve(socket, peer, local, settings, handler).await,
+                Err(error) => tracing::debug!(%error, "a connection was lost on its way to its worker"),
+            }
+        });
+    }
+
+    /// Over the cap: a plain client is told why, all are closed.
+    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, local: SocketAddr, target: &Target<A>) {
+        let connection = Connection::new(Peer { address: peer, tls: None }, local);
+        let answer =
+            target.handler.refuse(&connection, Reason::Overloaded, "the listener's cap on connections is reached");
+        if matches!(self.security, Security::Plain) {
+            let _ = socket.try_write(&answer);
+        }
+    }
+
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, local: SocketAddr, settings: Settings, handler: Arc<A>) {
+        // Without it small answers wait for acknowledgements (Nagle).
+        let _ = socket.set_nodelay(true);
+        match &self.security {
+            Security::Plain => self.serve_plain(socket, peer, local, settings, handler).await,
+            Security::Strict(identity) | Security::Permissive(identity) => {
+                let handshaking = Gauged::enter(&self.metrics, self.direction, ConnectionState::Handshaking);
+                let permissive = matches!(self.security, Security::Permissive(_));
+                let accepted = tls::accept(socket, peer, identity, settings.handshake).await;
+                drop(handshaking);
+                self.metrics.handshake(self.direction, accepted.outcome());
+                match accepted {
+                    tls::Accepted::Mesh { stream, peer } => {
+                        let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+                        let connection = Arc::new(Connection::new(peer, local));
+                        http::serve(self, *stream, connection, settings, handler, alpn.as_deref()).await;
+                    }
+                    tls::Accepted::PlainText { socket } if permissive => {
+                        self.serve_plain(socket, peer, local, settings, handler).await;
+                    }
+                    tls::Accepted::PlainText { socket } => {
+                        tracing::warn!(%peer, "refused: plain text where mTLS is required");
+                        let connection = Connection::new(Peer { address: peer, tls: None }, local);
+                        let detail = "plain text where mTLS is required";
+                        let answer = handler.refuse(&connection, Reason::NotIdentified, detail);
+                        guard::tell_and_close(socket, &answer).await;
+                    }
+                    tls::Accepted::Refused { outcome, cause } => {
+                        tracing::warn!(%peer, outcome = outcome.as_str(), cause, "refused: TLS handshake failed");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn serve_plain(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        settings: Settings,
+        handler: Arc<A>,
+    ) {
+        let connection = Arc::new(Connection::new(Peer { address: peer, tls: None }, local));
+        http::serve(self, socket, connection, settings, handler, None).await;
+    }
+}
+
+/// A socket between two runtimes: it must be registered anew where it is served.
+enum Moved {
+    Here(TcpStream),
+    There(std::net::TcpStream),
+}
+
+fn move_to(socket: TcpStream, runtime: &Handle) -> io::Result<Moved> {
+    if Handle::current().id() == runtime.id() {
+        return Ok(Moved::Here(socket));
+    }
+    socket.into_std().map(Moved::There)
+}
+
+impl Moved {
+    fn arrive(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(socket) => Ok(socket),
+            Self::There(socket) => TcpStream::from_std(socket),
+        }
+    }
+}
+
+/// Counts as long as it lives.
+struct Counted {
+    counter: Arc<AtomicUsize>,
+    before: usize,
+}
+
+impl Counted {
+    fn enter(counter: Arc<AtomicUsize>) -> Self {
+        let before = counter.fetch_add(1, Ordering::Relaxed);
+        Self { counter, before }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection in `outrigger_connections`, as long as it lives.
+struct Gauged(prometheus::IntGauge);
+
+impl Gauged {
+    fn enter(metrics: &Metrics, direction: Direction, state: ConnectionState) -> Self {
+        let gauge = metrics.connections(direction, state);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauged {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+const BACKLOG: i32 = 4096;

@@ -1,1 +1,32 @@
-//! To be written.
+//! A request's way: what is read of it, where it goes, what is told of it. Transport is below, policy beside.
+
+mod answer;
+mod body;
+mod exchange;
+mod headers;
+mod inbound;
+mod outbound;
+mod tries;
+
+pub use inbound::{Inbound, InboundShared, InboundView};
+pub use outbound::{Outbound, OutboundShared};
+
+use crate::reason::Reason;
+
+/// Why a request is not answered by its service: the reason for the client, the cause for the log.
+pub(crate) struct Refusal {
+    reason: Reason,
+    detail: String,
+}
+
+impl Refusal {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: String::new() }
+    }
+}

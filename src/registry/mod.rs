@@ -1,5 +1,21 @@
 //! Where services are listed. An implementation only answers "what changed since?"; `follow` owns every retry.
 
+pub mod consul;
+mod dns;
+pub mod embedded;
+mod fixed;
+mod follow;
+mod guard;
+mod known;
+mod pace;
+pub mod probe;
+mod saved;
+
+pub use consul::{HealthWatch, MeshMode};
+pub use dns::{DnsSettings, DnsWatch, Records, resolve};
+pub use fixed::FixedWatch;
+pub use follow::{Origin, Update, follow};
+
 use std::fmt;
 
 use futures_util::future::BoxFuture;
@@ -7,7 +23,10 @@ use futures_util::future::BoxFuture;
 use crate::service::Listing;
 
 /// An opaque version of a registry's answer; `Mark::START` asks for an answer at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Marks of one registry grow. A lower one than before says that the registry began anew (a restarted Consul), and 0
+/// says that it has no version to wait on; `follow` goes back to START after either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(pub u64);
 
 impl Mark {
@@ -20,7 +39,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Cancel safe.
     fn next(&self, seen: Mark) -> BoxFuture<'_, Result<(Mark, Vec<Listing>), RegistryError>>;
 
-    /// What is asked, for logs and metrics: `consul health/connect/orders`.
+    /// What is asked, for logs, `/endpoints` and the metrics' `watch` label: `health/connect/orders`, `dns/orders`,
+    /// `fixed/orders`.
     fn describe(&self) -> String;
 }
 
@@ -29,8 +49,11 @@ pub trait Registry: Send + Sync + 'static {
 pub enum RegistryError {
     #[error(transparent)]
     Consul(#[from] crate::consul::ConsulError),
-    #[error("DNS: {0}")]
-    Dns(String),
+    /// An empty list that is empty because the token may not read it.
+    #[error("Consul's answer to {path} is empty because the ACL token may not read it (service:read and node:read)")]
+    Filtered { path: String },
+    #[error("DNS has no answer for {name}: {cause}")]
+    Dns { name: String, cause: String },
 }
 
 impl fmt::Display for Mark {

@@ -1,1 +1,132 @@
-//! To be written.
+//! Which upstream a request is for, and by which policy it is sent. No sockets, no clock, no config text.
+
+mod retry;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Authority;
+
+use crate::names::ServiceName;
+use crate::reason::Reason;
+use crate::service::Service;
+use crate::telemetry::Flow;
+
+pub use retry::{Failure, OnReset, RetryPolicy};
+
+/// One declared upstream with its policy.
+pub struct Route {
+    pub service: Arc<Service>,
+    /// The service's name as an authority, for HTTP/2 and for Host.
+    pub authority: Authority,
+    pub flow: Arc<Flow>,
+    /// HTTP/2 to plain endpoints too (h2c by prior knowledge), and offered alone to mesh peers that are not ours.
+    pub http2: bool,
+    pub connect_timeout: Duration,
+    /// From the request's head to the answer's head, retries included.
+    pub timeout: Option<Duration>,
+    /// Of a request body without a byte before the answer's head.
+    pub body_idle: Duration,
+    /// Of a stream without a byte: an answer's body, and a request's once the answer began.
+    pub idle_timeout: Duration,
+    pub retry: RetryPolicy,
+}
+
+/// All declared upstreams by name. Immutable; a reload publishes the next one.
+#[derive(Default)]
+pub struct RouteTable {
+    by_name: HashMap<ServiceName, Arc<Route>>,
+}
+
+impl RouteTable {
+    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
+        Self { by_name: routes.into_iter().map(|r| (r.service.name().clone(), r)).collect() }
+    }
+
+    /// The upstream that a Host (or authority) names: `orders`, `orders:PORT` or `orders.mesh`, in any case.
+    ///
+    /// # Errors
+    /// `UnknownService` where it looks like a service's name but is not declared, else `NoRoute`.
+    pub fn by_host(&self, host: &str) -> Result<&Arc<Route>, Reason> {
+        let name = without_port(host);
+        let lower;
+        let name = if name.bytes().any(|c| c.is_ascii_uppercase()) {
+            lower = name.to_ascii_lowercase();
+            lower.as_str()
+        } else {
+            name
+        };
+        if let Some(route) = self.by_name.get(name) {
+            return Ok(route);
+        }
+        let bare = name.strip_suffix(MESH_SUFFIX);
+        if let Some(route) = bare.and_then(|bare| self.by_name.get(bare)) {
+            return Ok(route);
+        }
+        let is_name = match bare {
+            Some(bare) => ServiceName::parse(bare).is_ok(),
+            // A dotted name may be any host of the world; an unknown single label can only be meant as a service.
+            None => name != "localhost" && !name.contains('.') && ServiceName::parse(name).is_ok(),
+        };
+        Err(if is_name { Reason::UnknownService } else { Reason::NoRoute })
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.by_name.values()
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') && port.bytes().all(|c| c.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// `orders.mesh` is `orders`: a name with a dot passes resolvers and proxy settings that skip single labels.
+const MESH_SUFFIX: &str = ".mesh";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Balance;
+    use crate::telemetry::{Direction, Metrics};
+    use std::time::Instant;
+
+    #[test]
+    fn hosts_name_upstreams_in_every_documented_form() {
+        let metrics = Metrics::new();
+        let route = |name: &str| {
+            let name = ServiceName::parse(name).unwrap();
+            Arc::new(Route {
+                flow: Arc::new(metrics.flow(Direction::Outbound, name.as_str())),
+                authority: Authority::from_static("x"),
+                service: Arc::new(Service::new(name, Balance::LeastLoaded, Instant::now())),
+                http2: false,
+                connect_timeout: Duration::from_secs(1),
+                timeout: None,
+                body_idle: Duration::from_secs(1),
+                idle_timeout: Duration::from_secs(1),
+                retry: RetryPolicy::default(),
+            })
+        };
+        let table = RouteTable::new([route("orders"), route("a.b")]);
+        for host in ["orders", "orders:9101", "orders.mesh", "orders.mesh:80", "ORDERS", "Orders.Mesh"] {
+            assert_eq!(table.by_host(host).unwrap().service.name().as_str(), "orders", "{host}");
+        }
+        assert_eq!(table.by_host("a.b").unwrap().service.name().as_str(), "a.b");
+        for host in ["users", "users:80", "users.mesh"] {
+            assert_eq!(table.by_host(host).err(), Some(Reason::UnknownService), "{host}");
+        }
+        for host in
+            ["", "localhost", "localhost:15001", "127.0.0.1:15001", "[::1]:15001", "::1", "example.com", "or ders"]
+        {
+            assert_eq!(table.by_host(host).err(), Some(Reason::NoRoute), "{host}");
+        }
+    }
+}

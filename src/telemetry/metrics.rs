@@ -320,7 +320,7 @@ impl Metrics {
     /// `docs/metrics.md`; a test compares.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let mut page = String::from(
+        let page = String::from(
             "# Metrics\n\n`GET /metrics` on the metrics listener (and on admin). Generated from `src/telemetry/metrics.rs` \
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",

@@ -1,1 +1,46 @@
-//! To be written.
+//! Connections to endpoints: dialling, proving who is there, one worker's pool. Knows nothing of policy or of other
+//! workers.
+
+mod body;
+mod dial;
+mod pool;
+
+pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
+pub use dial::Dialer;
+pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+
+use http::Request;
+
+use crate::names::{ServiceName, SpiffeId};
+
+/// How one try at one endpoint failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    #[error("connecting to {address}: {cause}")]
+    Connect { address: std::net::SocketAddr, cause: String },
+    #[error("the peer at {address} proved to be {found:?}, not {wanted}")]
+    WrongPeer { address: std::net::SocketAddr, wanted: ServiceName, found: Option<SpiffeId> },
+    #[error("the certificate of the peer at {address} is not acceptable: {cause}")]
+    BadPeer { address: std::net::SocketAddr, cause: String },
+    #[error("this sidecar has no identity yet, so it cannot speak mTLS")]
+    NoIdentity,
+    /// The peer took the connection but not this request; nothing of it can have been acted on.
+    #[error("the connection ended before the request was taken: {0}")]
+    Unsent(String),
+    /// The request, or a part of it, may have been acted on.
+    #[error("the connection ended before the answer: {0}")]
+    Reset(String),
+    #[error("the answer is not valid HTTP: {0}")]
+    BadResponse(String),
+    /// The caller's body failed or stalled: not the endpoint's fault.
+    #[error("the request body ended early: {0}")]
+    RequestBody(String),
+}
+
+/// A failed try, with the request where all of it is still at hand.
+pub struct Failed {
+    pub error: AttemptError,
+    pub request: Option<Request<RequestBody>>,
+    /// The connection had carried requests before.
+    pub reused: bool,
+}

@@ -1,0 +1,313 @@
+//! The table of all keys of the file. To add one: a row here, and its meaning in `check` or `upstreams`.
+
+use super::shape::{Key, Leaf, Shape};
+
+const SECOND: u64 = 1000;
+const PORT: Leaf = Leaf::Integer { min: 1, max: 65535 };
+const WEIGHT: Leaf = Leaf::Integer { min: 1, max: 65535 };
+const TIME: Shape = Shape::Leaf(Leaf::Duration { min_ms: 1, off: false });
+const COUNT: Leaf = Leaf::Integer { min: 1, max: 1_000_000 };
+const PATH: Shape = Shape::Leaf(Leaf::Path);
+const TEXT: Shape = Shape::Leaf(Leaf::Text);
+const LISTEN: Shape = Shape::Leaf(Leaf::Listen);
+const PROTOCOL: Shape = Shape::Leaf(Leaf::Choice { values: &["http", "http2", "grpc"], later: &["tcp"] });
+
+pub(super) const ROOT: &[Key] = &[
+    Key::required(
+        "service",
+        Shape::Section(SERVICE),
+        "The app beside this sidecar: its Consul service and mesh identity.",
+    ),
+    Key::optional(
+        "consul",
+        Shape::Section(CONSUL),
+        "Where Consul is. The variables CONSUL_* fill what the file leaves out.",
+    ),
+    Key::optional(
+        "identity",
+        Shape::OneOf(IDENTITY),
+        "Where certificate, key and roots come from: exactly one key. `consul` when absent.",
+    ),
+    Key::optional("inbound", Shape::Section(INBOUND), "What comes from the mesh to the app."),
+    Key::optional("outbound", Shape::Section(OUTBOUND), "What the app sends to other services."),
+    Key::later("gateway", "An edge listener for clients outside the mesh."),
+    Key::later("consumers", "Who may call with a key."),
+    Key::optional("admin", Shape::Section(ADMIN), "The admin endpoints, for this machine alone."),
+    Key::optional("metrics", Shape::Section(METRICS), "Prometheus metrics and health."),
+    Key::optional("telemetry", Shape::Section(TELEMETRY), "What is written of requests."),
+    Key::optional("shutdown", Shape::Section(SHUTDOWN), "How the sidecar stops."),
+    Key::new("workers", Shape::Leaf(Leaf::Workers), "1", "Data-path threads, 1 to 256; `auto` is one a core."),
+];
+
+const SERVICE: &[Key] = &[
+    Key::required(
+        "name",
+        Shape::Leaf(Leaf::Service),
+        "Consul service and mesh identity: lower-case letters, digits, `-`, `_`, `.`. Or `--service`.",
+    ),
+    Key::optional("id", TEXT, "Consul's id of this instance. NAME-HOSTNAME-PORT when absent."),
+    Key::required("port", Shape::Leaf(PORT), "The app's port. Or `--port`."),
+    Key::new("address", Shape::Leaf(Leaf::Host), "127.0.0.1", "The app's IP address or name."),
+    Key::new(
+        "protocol",
+        PROTOCOL,
+        "http",
+        "What the app speaks: `http` (1.1 and 2 by negotiation), `http2` or `grpc`. `tcp` is not supported yet.",
+    ),
+    Key::new("tags", Shape::List(Leaf::Text), "[]", "Consul tags of the instance."),
+    Key::new("meta", Shape::Texts, "{}", "Consul meta of the instance."),
+    Key::optional("weights", Shape::Section(WEIGHTS), "Consul's weights by health."),
+    Key::optional("check", Shape::Section(CHECK), "How the sidecar probes the app; the outcome is the heartbeat."),
+];
+
+const WEIGHTS: &[Key] = &[
+    Key::new("passing", Shape::Leaf(WEIGHT), "1", "Weight while all checks pass."),
+    Key::new("warning", Shape::Leaf(WEIGHT), "1", "Weight while a check warns."),
+];
+
+const CHECK: &[Key] = &[
+    Key::optional(
+        "http",
+        Shape::Leaf(Leaf::RequestPath),
+        "GET of this path: 2xx is well. At most one of `http`, `tcp`, `grpc`; with none, the sidecar itself is the sign of life.",
+    ),
+    Key::new("tcp", Shape::Leaf(Leaf::Bool), "false", "A connection to the app's port is well."),
+    Key::optional(
+        "grpc",
+        Shape::Leaf(Leaf::TextOrEmpty),
+        "grpc.health.v1 of this service name, which may be \"\": SERVING is well.",
+    ),
+    Key::new("interval", TIME, "5s", "From one probe to the next."),
+    Key::new("timeout", TIME, "2s", "Longest time of a probe."),
+    Key::new("healthy_after", Shape::Leaf(COUNT), "1", "Good probes in a row until passing."),
+    Key::new("unhealthy_after", Shape::Leaf(COUNT), "2", "Bad probes in a row until critical."),
+    Key::new(
+        "ttl",
+        Shape::Leaf(Leaf::Duration { min_ms: SECOND, off: false }),
+        "15s",
+        "Consul turns the instance critical after this time without a heartbeat. At least 1s.",
+    ),
+    Key::new(
+        "deregister_after",
+        Shape::Leaf(Leaf::Duration { min_ms: 60 * SECOND, off: false }),
+        "1m",
+        "Consul removes the instance after this time in critical. At least 1m, Consul's own minimum.",
+    ),
+];
+
+const CONSUL: &[Key] = &[
+    Key::new(
+        "address",
+        Shape::Leaf(Leaf::ConsulAddress),
+        "http://127.0.0.1:8500",
+        "`http://host:port`, `https://host:port`, `unix:///path` or `host:port`. Else CONSUL_HTTP_ADDR.",
+    ),
+    Key::optional(
+        "token_file",
+        PATH,
+        "File of the ACL token, read again when it changes. Else CONSUL_HTTP_TOKEN_FILE or CONSUL_HTTP_TOKEN.",
+    ),
+    Key::optional("datacenter", TEXT, "Else CONSUL_DATACENTER, or the agent's own."),
+    Key::optional("namespace", TEXT, "Consul Enterprise. Else CONSUL_NAMESPACE."),
+    Key::optional("partition", TEXT, "Consul Enterprise. Else CONSUL_PARTITION."),
+    Key::optional("ca_file", PATH, "PEM roots for https, the system's when absent. Else CONSUL_CACERT."),
+    Key::optional(
+        "cert_file",
+        PATH,
+        "PEM certificate that we show to Consul; with `key_file`. Else CONSUL_CLIENT_CERT.",
+    ),
+    Key::optional("key_file", PATH, "PEM key of `cert_file`. Else CONSUL_CLIENT_KEY."),
+    Key::optional(
+        "server_name",
+        Shape::Leaf(Leaf::Host),
+        "Name that Consul's certificate must bear. Else CONSUL_TLS_SERVER_NAME.",
+    ),
+    Key::optional(
+        "snapshot",
+        PATH,
+        "Folder of the last good answers, so that a restart works while Consul is down. Off when absent.",
+    ),
+];
+
+const IDENTITY: &[Key] = &[
+    Key::optional("consul", Shape::Section(&[]), "Leaf and roots from Consul's own CA."),
+    Key::optional("files", Shape::Section(FILES), "PEM files, watched and rotated without a restart."),
+    Key::optional(
+        "ca",
+        Shape::Section(CA),
+        "A development CA made by `outrigger ca init`: this sidecar signs its own leaf.",
+    ),
+];
+
+const FILES: &[Key] = &[
+    Key::required("cert", PATH, "The leaf, and intermediates behind it."),
+    Key::required("key", PATH, "The leaf's key."),
+    Key::required("roots", PATH, "The roots that we trust."),
+];
+
+const CA: &[Key] = &[Key::required("dir", PATH, "The CA's folder; it must exist.")];
+
+const INBOUND: &[Key] = &[
+    Key::new(
+        "listen",
+        LISTEN,
+        "0.0.0.0:20000",
+        "The one port of the service that the mesh sees; port 0 takes a free one.",
+    ),
+    Key::optional(
+        "advertise",
+        Shape::Leaf(Leaf::HostPort { zero: true }),
+        "HOST:PORT that Consul is told; port 0 is the bound port. When absent, the address that routes to Consul and the bound port.",
+    ),
+    Key::new(
+        "mtls",
+        Shape::Leaf(Leaf::Choice { values: &["strict", "permissive", "off"], later: &[] }),
+        "strict",
+        "`strict`, `permissive` (plain text too) or `off`.",
+    ),
+    Key::optional("timeouts", Shape::Section(TIMEOUTS), "Limits of waiting for a client."),
+    Key::optional("limits", Shape::Section(LIMITS), "Bounds of what clients may use."),
+    Key::new(
+        "trusted_ips",
+        Shape::List(Leaf::Network),
+        "[]",
+        "Addresses and networks whose X-Forwarded-* headers are believed.",
+    ),
+    Key::new(
+        "proxy_protocol",
+        Shape::Leaf(Leaf::OnlyFalse),
+        "false",
+        "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
+    ),
+    Key::later("authz", "Rules where Consul has no intentions."),
+    Key::optional(
+        "intentions",
+        Shape::Leaf(Leaf::Choice { values: &["off"], later: &["auto", "on"] }),
+        "Consul's intentions. `auto` and `on` are not supported yet.",
+    ),
+    Key::later("plugins", "Plugins of all that comes in."),
+    Key::later("routes", "Plugins, timeouts and limits for parts of the app."),
+];
+
+const TIMEOUTS: &[Key] = &[
+    Key::new("handshake", TIME, "10s", "Until a TLS handshake is done."),
+    Key::new("head", TIME, "10s", "From a request's first byte to the end of its head."),
+    Key::new("body_idle", TIME, "30s", "Without a byte of the body."),
+    Key::new("idle", TIME, "5m", "A keep-alive connection between requests."),
+];
+
+const LIMITS: &[Key] = &[
+    Key::new("connections", Shape::Leaf(COUNT), "10000", "Connections at once."),
+    Key::new(
+        "head",
+        Shape::Leaf(Leaf::Size { min: 8192, max: 1 << 20 }),
+        "64KiB",
+        "Bytes of a request's head, 8KiB to 1MiB.",
+    ),
+    Key::new("headers", Shape::Leaf(Leaf::Integer { min: 1, max: 1000 }), "100", "Header fields of a request."),
+    Key::new(
+        "h2_streams",
+        Shape::Leaf(Leaf::Integer { min: 1, max: 100_000 }),
+        "256",
+        "HTTP/2 requests at once on one connection.",
+    ),
+];
+
+const OUTBOUND: &[Key] = &[
+    Key::new(
+        "listen",
+        LISTEN,
+        "127.0.0.1:15001",
+        "Apps reach any declared upstream here, by Host or as an HTTP proxy; port 0 takes a free one.",
+    ),
+    Key::optional("timeouts", Shape::Section(TIMEOUTS), "Limits of waiting for the app."),
+    Key::optional("limits", Shape::Section(LIMITS), "Bounds of what the app may use."),
+    Key::optional(
+        "defaults",
+        Shape::Section(UPSTREAM_DEFAULTS),
+        "Any key of an upstream but `service` and `listen`; an upstream's own value wins.",
+    ),
+    Key::new("upstreams", Shape::Sections(UPSTREAM), "[]", "The services that the app calls. Or `--upstream`."),
+    Key::later("routes", "Rules before the Host rule."),
+];
+
+/// The shared rows of `UPSTREAM` and `UPSTREAM_DEFAULTS`, as constants cannot be joined otherwise.
+macro_rules! upstream_keys {
+    ($($first:expr),* $(,)?) => { &[
+        $($first,)*
+        Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2` or `grpc`. `tcp` is not supported yet."),
+        Key::new("mtls", Shape::Leaf(Leaf::Choice { values: &["required", "preferred", "off"], later: &[] }), "required", "`required`, `preferred` (plain endpoints too) or `off`."),
+        Key::new("balance", Shape::Leaf(Leaf::Choice { values: &["least_loaded", "round_robin"], later: &["random", "ring_hash", "maglev"] }), "least_loaded", "`least_loaded` (two choices, peak EWMA) or `round_robin`. Others are not supported yet."),
+        Key::new("prefer_zone", Shape::Leaf(Leaf::OnlyFalse), "false", "Endpoints of our own zone first. `true` is not supported yet."),
+        Key::later("tags", "Only instances with these tags."),
+        Key::later("meta", "Only instances with this meta."),
+        Key::later("filter", "Only instances that Consul's expression matches."),
+        Key::later("datacenter", "Instances of another datacenter."),
+        Key::later("failover", "Where to go when no instance is left."),
+        Key::optional("endpoints", Shape::List(Leaf::Endpoint), "HOST:PORT instead of Consul; with `dns` DNS names. From Consul when absent."),
+        Key::optional("dns", Shape::Leaf(Leaf::Choice { values: &["srv", "a"], later: &[] }), "How `endpoints` are looked up: `srv` (NAME) or `a` (NAME:PORT). When absent they are fixed."),
+        Key::optional("dns_server", Shape::Leaf(Leaf::HostPort { zero: false }), "HOST:PORT of the DNS server to ask, such as Consul's 127.0.0.1:8600. The system's when absent."),
+        Key::new("connect_timeout", TIME, "1s", "Until a connection and its TLS handshake are done."),
+        Key::new("timeout", Shape::Leaf(Leaf::Duration { min_ms: 1, off: true }), "15s", "The whole exchange up to the response's head, retries included; `off` for none."),
+        Key::new("idle_timeout", TIME, "5m", "Of a stream or tunnel without a byte either way."),
+        Key::optional("retry", Shape::Section(RETRY), "When a failed try is repeated."),
+        Key::later("hedge", "A second try when the first is slow."),
+        Key::later("breaker", "When an endpoint is left out for a while."),
+        Key::later("limits", "Bounds of what the upstream may use."),
+        Key::later("plugins", "Plugins of this upstream."),
+    ] };
+}
+
+pub(super) const UPSTREAM: &[Key] = upstream_keys![
+    Key::required("service", Shape::Leaf(Leaf::Service), "Its Consul service."),
+    Key::optional(
+        "listen",
+        LISTEN,
+        "A port of its own, so that `http://localhost:9101/` is this service; port 0 takes a free one."
+    ),
+];
+
+pub(super) const UPSTREAM_DEFAULTS: &[Key] = upstream_keys![];
+
+const RETRY: &[Key] = &[
+    Key::new("attempts", Shape::Leaf(Leaf::Integer { min: 0, max: 10 }), "2", "Tries beyond the first, 0 to 10."),
+    Key::new(
+        "on",
+        Shape::List(Leaf::RetryOn),
+        "[unsent, reset]",
+        "`unsent`: nothing of the request was sent. `reset`: the connection died before the response. Statuses are not supported yet.",
+    ),
+    Key::new(
+        "methods",
+        Shape::List(Leaf::Method),
+        "[GET, HEAD, OPTIONS, PUT, DELETE]",
+        "Methods that `on` applies to; `unsent` failures are retried for any.",
+    ),
+    Key::later("per_try_timeout", "Limit of one try."),
+    Key::later("budget", "Share of requests that may be retries."),
+    Key::later("backoff", "Pause before a retry."),
+    Key::later("body_limit", "Larger bodies are not kept for a retry."),
+];
+
+const ADMIN: &[Key] =
+    &[Key::new("listen", LISTEN, "127.0.0.1:19000", "Where the admin endpoints are; port 0 takes a free one.")];
+
+const METRICS: &[Key] = &[Key::new(
+    "listen",
+    LISTEN,
+    "0.0.0.0:20200",
+    "Where `/metrics`, `/livez` and `/readyz` are; port 0 takes a free one.",
+)];
+
+const TELEMETRY: &[Key] = &[
+    Key::optional("access_log", Shape::Section(ACCESS_LOG), "One JSON line a request. Off when absent."),
+    Key::later("tracing", "Spans to an OTLP collector."),
+];
+
+const ACCESS_LOG: &[Key] = &[
+    Key::new("path", PATH, "stdout", "`stdout`, `stderr` or a file."),
+    Key::new("format", Shape::Leaf(Leaf::Choice { values: &["json"], later: &[] }), "json", "`json` is the only one."),
+    Key::new("sample", Shape::Leaf(Leaf::Fraction), "1.0", "Share of requests that are written; failures always are."),
+];
+
+const SHUTDOWN: &[Key] = &[Key::new("grace", TIME, "30s", "Longest time of a clean stop.")];

@@ -1,0 +1,124 @@
+//! A checked-for-shape section read by meaning: the file's value, else the defaults section's, else the table's default.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use super::problems::{Fault, Place, Problems};
+use super::shape::{Key, Shape};
+use super::tree::{Node, Scalar, Value, join, parse_default};
+use super::values;
+
+/// Reads one section. Values that `shape` refused fall back to the default, so that every further mistake is found.
+pub(super) struct Section<'a> {
+    node: Option<&'a Node>,
+    /// `outbound.defaults`, or the part of it that belongs to this section.
+    behind: Option<&'a Node>,
+    keys: &'static [Key],
+    path: String,
+    shared: &'a Shared<'a>,
+}
+
+/// What all sections of one load have in common.
+pub(super) struct Shared<'a> {
+    pub(super) problems: RefCell<Problems>,
+    /// The config file's folder.
+    pub(super) base: Option<&'a Path>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(node: &'a Node, keys: &'static [Key], shared: &'a Shared<'a>) -> Self {
+        Self { node: Some(node), behind: None, keys, path: String::new(), shared }
+    }
+
+    pub(super) fn section(&self, name: &str) -> Self {
+        let keys: &'static [Key] = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
+            Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
+            Some(Shape::Leaf(_) | Shape::List(_) | Shape::Texts | Shape::Sections(_) | Shape::Later) | None => &[],
+        };
+        let below = |node: Option<&'a Node>| node.and_then(|node| node.get(name)).map(|entry| &entry.node);
+        Self {
+            node: below(self.node),
+            behind: below(self.behind),
+            keys,
+            path: join(&self.path, name),
+            shared: self.shared,
+        }
+    }
+
+    /// The items of a list of sections; what they leave out is looked for in `behind`.
+    pub(super) fn sections(&self, name: &str, behind: &Self) -> Vec<Self> {
+        let keys = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
+            Some(Shape::Sections(keys)) => *keys,
+            Some(_) | None => &[],
+        };
+        let items = self.find(name).map(Node::items).unwrap_or_default();
+        let path = |at| format!("{}[{at}]", join(&self.path, name));
+        items
+            .iter()
+            .enumerate()
+            .map(|(at, node)| Self { node: Some(node), behind: behind.node, keys, path: path(at), shared: self.shared })
+            .collect()
+    }
+
+    /// The node of a key, where it or the defaults have one.
+    pub(super) fn find(&self, name: &str) -> Option<&'a Node> {
+        let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null());
+        own(self.node).or_else(|| own(self.behind))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        let any = |node: Option<&Node>| node.is_some_and(|node| node.get(name).is_some());
+        any(self.node) || any(self.behind)
+    }
+
+    /// The value of a key; `None` where it is absent and has no default, or is wrong and has none.
+    pub(super) fn take<T>(&self, name: &str, parse: impl Fn(&Scalar) -> Result<T, Fault>) -> Option<T> {
+        let read = |node: &Node| match &node.value {
+            Value::Scalar(scalar) => parse(scalar).map_err(|fault| self.note(node, name, fault)).ok(),
+            Value::List(_) | Value::Map(_) => None,
+        };
+        self.find(name).and_then(read).or_else(|| self.default(name).as_ref().and_then(read))
+    }
+
+    /// The good items of a list.
+    pub(super) fn list<T>(&self, name: &str, parse: impl Fn(&Scalar) -> Result<T, Fault>) -> Vec<T> {
+        let read = |(at, item): (usize, &Node)| match &item.value {
+            Value::Scalar(scalar) => {
+                parse(scalar).map_err(|fault| self.note(item, &format!("{name}[{at}]"), fault)).ok()
+            }
+            Value::List(_) | Value::Map(_) => None,
+        };
+        let default = self.default(name);
+        let node = self.find(name).or(default.as_ref());
+        node.map(|node| node.items().iter().enumerate().filter_map(read).collect()).unwrap_or_default()
+    }
+
+    /// A path: in the file relative to it, in flags and variables to the working directory.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        let path = self.take(name, values::path)?;
+        let in_file = self.find(name).is_some_and(|node| matches!(node.place, Place::File { .. }));
+        Some(match self.shared.base {
+            Some(base) if in_file => base.join(path),
+            Some(_) | None => path,
+        })
+    }
+
+    /// Notes a mistake at a key's value, or at the section where the key is absent.
+    pub(super) fn mistake(&self, name: &str, fault: Fault) {
+        if let Some(node) = self.find(name).or(self.node).or(self.behind) {
+            self.note(node, name, fault);
+        }
+    }
+
+    pub(super) fn note(&self, node: &Node, name: &str, fault: Fault) {
+        self.shared.problems.borrow_mut().note(&node.place, &join(&self.path, name), fault);
+    }
+
+    pub(super) fn key_path(&self, name: &str) -> String {
+        join(&self.path, name)
+    }
+
+    fn default(&self, name: &str) -> Option<Node> {
+        self.keys.iter().find(|key| key.name == name)?.default.and_then(parse_default)
+    }
+}

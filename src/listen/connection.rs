@@ -1,0 +1,120 @@
+//! What is known of an accepted connection: who is at the other end, and what it does now.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::names::SpiffeId;
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// `None` on plain text.
+    pub tls: Option<VerifiedPeer>,
+}
+
+/// What a verified client certificate says.
+#[derive(Debug, Clone)]
+pub struct VerifiedPeer {
+    pub id: SpiffeId,
+    /// SHA-256 of the certificate, hex: XFCC's `Hash`.
+    pub hash: String,
+    /// The URI SANs of our own certificate at the time of the handshake: XFCC's `By`.
+    pub by: SpiffeId,
+}
+
+/// One accepted connection, shared by what reads it, what handles its requests and what watches its time.
+pub struct Connection {
+    pub peer: Peer,
+    pub local: SocketAddr,
+    /// The verified id, else the address, as text for records.
+    pub peer_text: String,
+    began: Instant,
+    in_flight: AtomicU32,
+    /// Milliseconds since `began`, plus one, when the first bytes of a head came; 0 while none is being read.
+    head_since: AtomicU64,
+    /// Milliseconds since `began` when the last request ended.
+    idle_since: AtomicU64,
+    closing: AtomicBool,
+}
+
+impl Connection {
+    pub fn new(peer: Peer, local: SocketAddr) -> Self {
+        let peer_text = match &peer.tls {
+            Some(verified) => verified.id.to_string(),
+            None => peer.address.ip().to_string(),
+        };
+        Self {
+            peer,
+            local,
+            peer_text,
+            began: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            head_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Who is at the other end, without what happens on the connection: for a record that outlives it.
+    pub fn snapshot(&self) -> Self {
+        Self::new(self.peer.clone(), self.local)
+    }
+
+    /// True once the connection should end after the requests that it has: answers then say `connection: close`.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn request_began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.idle_since.store(self.millis(), Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Bytes came. Outside a request they are the beginning of the next head.
+    pub(super) fn bytes_came(&self) {
+        if !self.is_busy() && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.millis() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// How long it may stay as it is, and which limit that would be; `None` while a request is under way.
+    pub(super) fn patience(&self, head: Duration, idle: Duration) -> Option<(Instant, Limit)> {
+        if self.is_busy() {
+            return None;
+        }
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => Some((self.at(self.idle_since.load(Ordering::Relaxed)) + idle, Limit::Idle)),
+            since => Some((self.at(since - 1) + head, Limit::Head)),
+        }
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.began + Duration::from_millis(millis)
+    }
+
+    fn millis(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+}
+
+/// Which limit of time ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    Head,
+    Idle,
+}

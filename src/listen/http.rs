@@ -1,0 +1,252 @@
+//! Serves HTTP on an accepted connection: protocol by first bytes, limits of time by one timer a connection, drain.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ::http::{HeaderValue, Request, Response, Version, header};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::connection::{Connection, Limit};
+use super::guard::{Guarded, tell_and_close};
+use super::sniff::{Prefix, Protocol, sniff};
+use super::{Accept, Gauged, Listener, Settings};
+use crate::reason::Reason;
+use crate::telemetry::ConnectionState;
+
+/// Serves one connection until it ends. `alpn` is what TLS negotiated, if anything.
+pub(super) async fn serve<A, S>(
+    listener: &Listener<A>,
+    mut stream: S,
+    connection: Arc<Connection>,
+    settings: Settings,
+    handler: Arc<A>,
+    alpn: Option<&[u8]>,
+) where
+    A: Accept,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let _open = Gauged::enter(&listener.metrics, listener.direction, ConnectionState::Active);
+    let drained = listener.lifecycle.drained();
+    let (protocol, prefix) = if alpn == Some(b"http/1.1") {
+        (Protocol::Http1, Prefix::new())
+    } else {
+        let sniffed = tokio::select! {
+            biased;
+            sniffed = sniff(&mut stream, settings.head) => sniffed,
+            // Nothing was asked yet: nothing is lost.
+            () = drained => return,
+        };
+        match sniffed {
+            Ok(found) => found,
+            Err(_) => return,
+        }
+    };
+    let io = Guarded::new(stream, prefix, connection.clone());
+    let drained = listener.lifecycle.drained();
+    match protocol {
+        Protocol::Http1 => serve_http1(io, &connection, settings, &handler, drained).await,
+        Protocol::Http2 => serve_http2(io, &connection, settings, &handler, drained).await,
+    }
+}
+
+async fn serve_http1<A, S>(
+    io: Guarded<S>,
+    connection: &Arc<Connection>,
+    settings: Settings,
+    handler: &Arc<A>,
+    drained: impl Future<Output = ()>,
+) where
+    A: Accept,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    // Dates come from the app; head and idle limits are kept by `watch`, without a timer for each request.
+    builder.auto_date_header(false).header_read_timeout(None).max_header_size(settings.head_size);
+    builder.max_buf_size(settings.head_size.max(READ_BUFFER));
+    if settings.headers != HYPER_HEADERS {
+        builder.max_headers(settings.headers);
+    }
+    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
+    let ended = watch(Pin::new(&mut http), connection, settings, drained, http1::Connection::graceful_shutdown).await;
+    let (stream, held) = http.into_parts().io.into_inner().into_parts();
+    let answer = match ended {
+        Ended::ByItself(Err(error)) if error.is_parse() => {
+            let (reason, detail) = reason_of(&error);
+            handler.refuse(connection, reason, &detail)
+        }
+        Ended::ByItself(_) => match held {
+            Some(held) => held.to_vec(),
+            None => return,
+        },
+        Ended::Overdue(Limit::Head) => {
+            let detail = format!("the head was not complete within {:?}", settings.head);
+            handler.refuse(connection, Reason::RequestTimeout, &detail)
+        }
+        Ended::Overdue(Limit::Idle) => return,
+    };
+    tell_and_close(stream, &answer).await;
+}
+
+async fn serve_http2<A, S>(
+    io: Guarded<S>,
+    connection: &Arc<Connection>,
+    settings: Settings,
+    handler: &Arc<A>,
+    drained: impl Future<Output = ()>,
+) where
+    A: Accept,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(settings.h2_streams)
+        .max_header_list_size(u32::try_from(settings.head_size).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(256 * 1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
+    // From here on a head is a frame among others, so only idleness is limited.
+    let settings = Settings { head: settings.idle, ..settings };
+    watch(Pin::new(&mut http), connection, settings, drained, http2::Connection::graceful_shutdown).await;
+}
+
+/// The handler as hyper calls it: requests are counted on the connection until their last byte.
+fn service<A: Accept>(
+    handler: &Arc<A>,
+    connection: &Arc<Connection>,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Busy<A::Body>>, Error = Infallible, Future: Send>
++ use<A> {
+    let inner = handler.clone().service(connection.clone());
+    let connection = connection.clone();
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        connection.request_began();
+        let busy = InRequest(connection.clone());
+        let version = request.version();
+        let answer = tower::Service::call(&mut inner.clone(), request);
+        async move {
+            let mut response = answer.await?;
+            if version < Version::HTTP_2 && busy.0.is_closing() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Busy { body, _busy: busy }))
+        }
+    })
+}
+
+enum Ended {
+    ByItself(hyper::Result<()>),
+    Overdue(Limit),
+}
+
+/// Drives a connection. One timer serves all its limits: it is looked at when it fires, not moved at each request.
+async fn watch<C>(
+    mut http: Pin<&mut C>,
+    connection: &Connection,
+    settings: Settings,
+    drained: impl Future<Output = ()>,
+    graceful: fn(Pin<&mut C>),
+) -> Ended
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    tokio::pin!(drained);
+    let timer = tokio::time::sleep(settings.head.min(settings.idle));
+    tokio::pin!(timer);
+    let mut drain = Drain::No;
+    loop {
+        tokio::select! {
+            biased;
+            ended = http.as_mut() => return Ended::ByItself(ended),
+            () = &mut drained, if matches!(drain, Drain::No) => {
+                connection.begin_close();
+                drain = Drain::Lingering;
+                timer.as_mut().reset(Instant::now() + LINGER);
+            }
+            () = &mut timer => {
+                if matches!(drain, Drain::Lingering) {
+                    graceful(http.as_mut());
+                    drain = Drain::Asked;
+                }
+                match connection.patience(settings.head, settings.idle) {
+                    Some((end, Limit::Idle)) if end <= std::time::Instant::now() && !matches!(drain, Drain::Asked) => {
+                        graceful(http.as_mut());
+                        drain = Drain::Asked;
+                        timer.as_mut().reset(Instant::now() + LINGER);
+                    }
+                    Some((end, limit)) if end <= std::time::Instant::now() => return Ended::Overdue(limit),
+                    Some((end, _)) => timer.as_mut().reset(end.into()),
+                    // Whatever comes after the request under way cannot be overdue before this.
+                    None => timer.as_mut().reset(Instant::now() + settings.head.min(settings.idle)),
+                }
+            }
+        }
+    }
+}
+
+enum Drain {
+    No,
+    /// Answers say `close`, but an idle connection stays open a little: a request may be on its way, and closing would
+    /// lose it.
+    Lingering,
+    Asked,
+}
+
+fn reason_of(error: &hyper::Error) -> (Reason, String) {
+    let reason = if error.is_parse_too_large() { Reason::HeadTooLarge } else { Reason::BadRequest };
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    (reason, format!("{error}{cause}"))
+}
+
+struct InRequest(Arc<Connection>);
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+pin_project! {
+    /// A body that keeps its connection busy until it is dropped.
+    pub(super) struct Busy<B> {
+        #[pin]
+        body: B,
+        _busy: InRequest,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Busy<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+const LINGER: Duration = Duration::from_millis(250);
+const READ_BUFFER: usize = 64 * 1024;
+const HYPER_HEADERS: usize = 100;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;

@@ -1,0 +1,150 @@
+//! Bodies of answers: the service's, streamed with back-pressure and held to an idle limit, or our own. Each carries its
+//! exchange and its lease to the last byte.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::exchange::Exchange;
+use crate::reason::Reason;
+use crate::service::Lease;
+use crate::upstream::Tethered;
+
+/// The body of an answer. Dropped before its end, its exchange counts as left by the client.
+pub struct ResponseBody {
+    source: Source,
+    exchange: Exchange,
+}
+
+enum Source {
+    Own(Option<Bytes>),
+    Upstream(Box<Streamed>),
+}
+
+struct Streamed {
+    body: Tethered,
+    /// Counts the request in flight at its endpoint.
+    _lease: Lease,
+    idle: Duration,
+    /// Made at the first wait, moved only when it fires: a body that is at hand costs no timer.
+    timer: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+}
+
+impl ResponseBody {
+    pub(super) fn own(body: Bytes, exchange: Exchange) -> Self {
+        Self { source: Source::Own(Some(body)), exchange }
+    }
+
+    pub(super) fn upstream(body: Tethered, lease: Lease, idle: Duration, exchange: Exchange) -> Self {
+        let streamed = Streamed { body, _lease: lease, idle, timer: None, last: Instant::now() };
+        Self { source: Source::Upstream(Box::new(streamed)), exchange }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
+            Source::Own(body) => {
+                Poll::Ready(body.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Source::Upstream(streamed) => streamed.poll(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    this.exchange.bytes_out += data.len() as u64;
+                }
+                if this.is_end_stream() {
+                    this.exchange.finish();
+                }
+            }
+            Poll::Ready(Some(Err(error))) => this.exchange.broke(error.reason(), &error.to_string()),
+            Poll::Ready(None) => this.exchange.finish(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
+            Source::Upstream(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Upstream(streamed) => streamed.body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // hyper does not poll a body that is at its end, and not the body of an answer to HEAD.
+        if self.is_end_stream() || matches!(self.source, Source::Own(_)) {
+            self.exchange.finish();
+        }
+    }
+}
+
+impl Streamed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if self.timer.is_some() {
+                    self.last = Instant::now();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyError::BrokeOff(error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self.poll_idle(cx),
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.timer.is_none() {
+            self.last = Instant::now();
+        }
+        let end = self.last + self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= end {
+                return Poll::Ready(Some(Err(BodyError::Idle(self.idle))));
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+}
+
+/// Why an answer broke off after its head. The caller's connection is then cut, so that a part is not taken for the whole
+/// (RFC 9112 §8).
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the answer broke off: {0}")]
+    BrokeOff(hyper::Error),
+    #[error("no byte of the answer for {0:?}")]
+    Idle(Duration),
+}
+
+impl BodyError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::BrokeOff(_) => Reason::UpstreamReset,
+            Self::Idle(_) => Reason::Deadline,
+        }
+    }
+}

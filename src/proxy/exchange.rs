@@ -1,0 +1,238 @@
+//! One exchange from its head to its last byte: what is counted and logged of it, exactly once, however it ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
+
+use super::Refusal;
+use crate::listen::Connection;
+use crate::reason::Reason;
+use crate::service::Endpoint;
+use crate::telemetry::access_log::{redacted, timestamp};
+use crate::telemetry::trace::TraceContext;
+use crate::telemetry::{AccessLine, AccessLog, Flow};
+use crate::upstream::{BodyFate, BodyWatch};
+
+/// The record of one exchange. Dropped before it is finished, it counts as left by the client.
+pub(super) struct Exchange {
+    flow: Arc<Flow>,
+    began: Instant,
+    pub(super) request_id: HeaderValue,
+    status: StatusCode,
+    reason: Option<Reason>,
+    pub(super) attempts: u32,
+    pub(super) bytes_out: u64,
+    upload: Option<Arc<BodyWatch>>,
+    finished: bool,
+    /// Only while there is an access log.
+    log: Option<Box<Logged>>,
+}
+
+/// What only the log needs.
+struct Logged {
+    log: AccessLog,
+    wanted: bool,
+    connection: Arc<Connection>,
+    at: SystemTime,
+    trace: TraceContext,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    version: Version,
+    endpoint: Option<Arc<Endpoint>>,
+    upstream: Option<Duration>,
+    detail: String,
+}
+
+impl Exchange {
+    /// Begins the record of a request as it came.
+    pub(super) fn begin(
+        flow: Arc<Flow>,
+        connection: &Arc<Connection>,
+        log: Option<&AccessLog>,
+        head: &request::Parts,
+        ids: (HeaderValue, TraceContext),
+    ) -> Self {
+        let (request_id, trace) = ids;
+        flow.in_flight.inc();
+        let log = log.map(|log| {
+            Box::new(Logged {
+                wanted: log.samples(),
+                log: log.clone(),
+                connection: connection.clone(),
+                at: SystemTime::now(),
+                trace,
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                host: head.headers.get(http::header::HOST).cloned(),
+                version: head.version,
+                endpoint: None,
+                upstream: None,
+                detail: String::new(),
+            })
+        });
+        Self {
+            flow,
+            began: Instant::now(),
+            request_id,
+            status: StatusCode::OK,
+            reason: None,
+            attempts: 0,
+            bytes_out: 0,
+            upload: None,
+            finished: false,
+            log,
+        }
+    }
+
+    /// The upstream turned out: from here on the exchange counts as its service's.
+    pub(super) fn belongs_to(&mut self, flow: &Arc<Flow>) {
+        flow.in_flight.inc();
+        self.flow.in_flight.dec();
+        self.flow = flow.clone();
+    }
+
+    pub(super) fn flow(&self) -> &Arc<Flow> {
+        &self.flow
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub(super) fn uploads(&mut self, watch: Arc<BodyWatch>) {
+        self.upload = Some(watch);
+    }
+
+    pub(super) fn upload_fate(&self) -> BodyFate {
+        self.upload.as_ref().map_or(BodyFate::Fine, |watch| watch.fate())
+    }
+
+    /// The head of an endpoint's answer came.
+    pub(super) fn answered(&mut self, status: StatusCode, now: Instant) {
+        self.status = status;
+        if let Some(watch) = &self.upload {
+            watch.answered();
+        }
+        if let Some(log) = &mut self.log {
+            log.upstream = Some(now.saturating_duration_since(self.began));
+        }
+    }
+
+    pub(super) fn tries(&mut self, endpoint: &Arc<Endpoint>) {
+        self.attempts += 1;
+        if let Some(log) = &mut self.log {
+            log.endpoint = Some(endpoint.clone());
+        }
+    }
+
+    /// Adds a cause to the log's `detail`.
+    pub(super) fn note(&mut self, detail: &str) {
+        if let Some(log) = &mut self.log
+            && !detail.is_empty()
+        {
+            if !log.detail.is_empty() {
+                log.detail.push_str("; ");
+            }
+            log.detail.push_str(detail);
+        }
+    }
+
+    /// Outrigger itself answers, for this reason.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.reason = Some(refusal.reason);
+        self.status = refusal.reason.status();
+        self.note(&refusal.detail);
+    }
+
+    /// The answer broke off after its head: the status stays what the client saw.
+    pub(super) fn broke(&mut self, reason: Reason, detail: &str) {
+        self.reason = Some(reason);
+        self.note(detail);
+        self.finish();
+    }
+
+    /// The last byte is out, or there will be no more.
+    pub(super) fn finish(&mut self) {
+        if self.finished {
+            return;
+        }
+        self.finished = true;
+        let duration = self.began.elapsed();
+        match self.reason {
+            Some(reason) => self.flow.refused(reason),
+            None => self.flow.answered(self.status),
+        }
+        self.flow.duration.observe(duration.as_secs_f64());
+        self.flow.in_flight.dec();
+        self.flow.bytes_out.inc_by(self.bytes_out);
+        let bytes_in = self.upload.as_ref().map_or(0, |watch| watch.bytes());
+        if bytes_in > 0 {
+            self.flow.bytes_in.inc_by(bytes_in);
+        }
+        if let Some(log) = self.log.take()
+            && (log.wanted || self.reason.is_some() || self.status.is_server_error())
+        {
+            self.log_line(&log, duration, bytes_in);
+        }
+    }
+
+    fn log_line(&self, log: &Logged, duration: Duration, bytes_in: u64) {
+        let host = match (log.uri.authority(), &log.host) {
+            (Some(authority), _) => authority.as_str().into(),
+            (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()),
+            (None, None) => "".into(),
+        };
+        let path = log.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let trace_id = format!("{:032x}", u128::from_be_bytes(log.trace.trace_id));
+        log.log.write(&AccessLine {
+            time: timestamp(log.at),
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            trace_id: &trace_id,
+            direction: self.flow.direction().as_str(),
+            peer: &log.connection.peer_text,
+            method: log.method.as_str(),
+            host: &host,
+            path: &redacted(path),
+            protocol: protocol(log.version),
+            status: self.status.as_u16(),
+            reason: self.reason.map_or("", Reason::code),
+            service: self.flow.service(),
+            route: "",
+            endpoint: &log.endpoint.as_ref().map(|e| e.listing.address.to_string()).unwrap_or_default(),
+            attempts: self.attempts,
+            bytes_in,
+            bytes_out: self.bytes_out,
+            duration_ms: millis(duration),
+            upstream_ms: log.upstream.map(millis),
+            detail: &log.detail,
+        });
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.finished {
+            if self.reason.is_none() {
+                self.reason = Some(Reason::ClientGone);
+                if self.log.as_ref().is_none_or(|log| log.upstream.is_none()) {
+                    self.status = Reason::ClientGone.status();
+                }
+            }
+            self.finish();
+        }
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}

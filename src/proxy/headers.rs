@@ -1,0 +1,235 @@
+//! Headers at a hop: what ends here, what is set here. Ours are set after stripping what Connection names, so that no
+//! client can have them removed.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Version, request};
+
+use super::Refusal;
+use crate::reason::Reason;
+use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE, TraceContext, X_REQUEST_ID};
+
+/// What must hold of a head before anything is done with it. hyper has parsed it; this is what it leaves to us.
+pub(super) fn check(head: &request::Parts) -> Result<(), Refusal> {
+    let bad = |detail: &str| Err(Refusal::new(Reason::BadRequest, detail));
+    if head.method == http::Method::CONNECT {
+        return bad("CONNECT is not offered");
+    }
+    if head.version < Version::HTTP_2 {
+        let mut hosts = head.headers.get_all(header::HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            // RFC 9112 §3.2: none or several must be answered with 400.
+            (None, _) if head.version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
+            (Some(_), Some(_)) => return bad("more than one Host"),
+            _ => {}
+        }
+        // RFC 9112 §6.1: both at once is how requests are smuggled.
+        if head.headers.contains_key(header::TRANSFER_ENCODING) && head.headers.contains_key(header::CONTENT_LENGTH) {
+            return bad("both Content-Length and Transfer-Encoding");
+        }
+        // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
+        if head.version == Version::HTTP_10 && head.headers.contains_key(header::TRANSFER_ENCODING) {
+            return bad("Transfer-Encoding in HTTP/1.0");
+        }
+    }
+    match head.uri.path_and_query() {
+        Some(path) if path.as_str().starts_with('/') => Ok(()),
+        // `OPTIONS *` (RFC 9110 §9.3.7) has no meaning for one service behind many names.
+        _ if head.method == http::Method::OPTIONS && head.uri.path() == "*" => Ok(()),
+        // RFC 9112 §3.2.2: `http://orders` has an empty path, which is `/`.
+        None if head.uri.authority().is_some() => Ok(()),
+        _ => bad("the path does not begin with /"),
+    }
+}
+
+/// Removes what is meant for this hop alone (RFC 9110 §7.6.1): Connection, all that it names, and the older ones.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // These frame or address the message itself; a peer that names them does not get them removed.
+            .filter(|name| ![header::CONTENT_LENGTH, header::HOST, header::TE].contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE, &HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+}
+
+/// As `strip_hop_by_hop`, with what only requests have.
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    // Said before Connection's names go: whoever wants trailers lists TE there.
+    let trailers = headers.contains_key(header::TE) && headers.get_all(header::TE).iter().any(wants_trailers);
+    strip_hop_by_hop(headers);
+    headers.remove(header::TE);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    headers.remove(header::PROXY_AUTHORIZATION);
+    // This hop answers 100 by itself as soon as the body is wanted (RFC 9110 §10.1.1).
+    headers.remove(header::EXPECT);
+}
+
+fn wants_trailers(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+}
+
+/// Headers that tell of hops before ours; only believed from peers that are trusted to tell the truth.
+pub(super) const FORWARDED: [HeaderName; 7] = [
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("forwarded"),
+    XFCC,
+];
+
+pub(super) fn strip_forwarded(headers: &mut HeaderMap) {
+    for name in &FORWARDED {
+        headers.remove(name);
+    }
+}
+
+pub(super) const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const XFP: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const XFH: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Adds `value` to a list header, keeping what earlier hops wrote.
+pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
+    if !headers.contains_key(name) {
+        headers.insert(name.clone(), value.clone());
+        return;
+    }
+    let mut list = Vec::new();
+    for earlier in headers.get_all(name) {
+        list.extend_from_slice(earlier.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(value.as_bytes());
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+        headers.insert(name.clone(), joined);
+    }
+}
+
+/// The ids of an exchange: the caller's where they are sane, else new ones. The headers are set for the next hop.
+pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
+    let request_id = match trace::sane_request_id(headers) {
+        Some(id) => id.clone(),
+        None => {
+            let id = trace::new_request_id();
+            headers.insert(X_REQUEST_ID, id.clone());
+            id
+        }
+    };
+    let context = match TraceContext::parse(headers) {
+        Some(context) => context,
+        None => {
+            headers.remove(TRACESTATE);
+            TraceContext::new()
+        }
+    };
+    headers.insert(HeaderName::from_static(TRACEPARENT), context.to_header());
+    (request_id, context)
+}
+
+/// Host of a request, wherever it stands: the target's authority wins over the header (RFC 9112 §3.2.2, 9113 §8.3.1).
+pub(super) fn host_of<B>(request: &Request<B>) -> &str {
+    match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_connection_names_ends_here_and_framing_stays() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret, content-length"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("x-kept", "1"),
+            ("content-length", "5"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABk"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-kept", "content-length"]);
+    }
+
+    #[test]
+    fn te_survives_only_as_trailers() {
+        let mut headers = map(&[("te", "gzip, Trailers"), ("connection", "TE")]);
+        strip_request(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+        let mut headers = map(&[("te", "gzip")]);
+        strip_request(&mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn lists_grow_at_the_end() {
+        let mut headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
+        append(&mut headers, &XFF, &HeaderValue::from_static("3.3.3.3"));
+        assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")]));
+    }
+
+    #[test]
+    fn a_broken_trace_takes_its_state_with_it() {
+        let mut headers = map(&[("traceparent", "nonsense"), ("tracestate", "a=1"), ("x-request-id", "bad id")]);
+        let (id, _) = identify(&mut headers);
+        assert!(!headers.contains_key("tracestate"));
+        assert_eq!(headers["x-request-id"], id);
+        assert_eq!(headers.get_all("x-request-id").iter().count(), 1);
+        assert!(headers["traceparent"].to_str().unwrap().starts_with("00-"));
+    }
+
+    #[test]
+    fn ambiguous_heads_are_refused() {
+        let parts = |build: http::request::Builder| build.body(()).unwrap().into_parts().0;
+        let good = parts(Request::builder().uri("/").header("host", "a"));
+        assert!(check(&good).is_ok());
+        for bad in [
+            Request::builder().uri("/"),
+            Request::builder().uri("/").header("host", "a").header("host", "b"),
+            Request::builder()
+                .uri("/")
+                .header("host", "a")
+                .header("content-length", "1")
+                .header("transfer-encoding", "chunked"),
+            Request::builder()
+                .uri("/")
+                .header("host", "a")
+                .version(Version::HTTP_10)
+                .header("transfer-encoding", "chunked"),
+            Request::builder().uri("a:1").method("CONNECT").header("host", "a"),
+        ] {
+            assert!(check(&parts(bad)).is_err());
+        }
+    }
+}

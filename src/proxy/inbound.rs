@@ -1,0 +1,189 @@
+//! A request from the mesh to our app: who calls, what the app is told of it, and the app's answer.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+
+use super::answer::Dialect;
+use super::body::ResponseBody;
+use super::exchange::Exchange;
+use super::outbound::{finish, refuse, refuse_early, request_body, target};
+use super::{Refusal, headers, tries};
+use crate::listen::{Accept, Connection};
+use crate::published::Published;
+use crate::reason::Reason;
+use crate::route::Route;
+use crate::telemetry::AccessLog;
+use crate::upstream::{Pool, RequestBody, Tethered};
+
+/// What all workers share of the inbound side.
+pub struct InboundShared {
+    pub view: Published<InboundView>,
+    pub access_log: Arc<Published<Option<AccessLog>>>,
+}
+
+/// What a reload may change.
+pub struct InboundView {
+    /// The way to our app: a service with one endpoint.
+    pub app: Arc<Route>,
+    /// Whose forwarding headers are believed, beside verified mesh peers.
+    pub trusted: Vec<IpNet>,
+}
+
+/// Inbound on one worker.
+pub struct Inbound {
+    shared: Arc<InboundShared>,
+    pool: Pool,
+}
+
+/// What is the same for every request of a connection.
+struct Caller {
+    connection: Arc<Connection>,
+    address: HeaderValue,
+    proto: HeaderValue,
+    /// XFCC, made of the verified certificate.
+    certificate: Option<HeaderValue>,
+}
+
+impl Inbound {
+    pub fn new(shared: Arc<InboundShared>, pool: Pool) -> Self {
+        Self { shared, pool }
+    }
+
+    async fn handle(&self, caller: &Caller, request: Request<Incoming>) -> Response<ResponseBody> {
+        let (mut head, body) = request.into_parts();
+        let dialect = Dialect::of(&head.headers);
+        let ids = headers::identify(&mut head.headers);
+        let view = self.shared.view.snapshot();
+        let log = self.shared.access_log.peek();
+        let mut exchange =
+            Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
+        drop(log);
+        match self.forward(&view, caller, Request::from_parts(head, body), &mut exchange).await {
+            Ok((response, lease)) => finish(response, lease, &view.app, exchange),
+            Err(refusal) => refuse(&refusal, dialect, exchange),
+        }
+    }
+
+    async fn forward(
+        &self,
+        view: &InboundView,
+        caller: &Caller,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<(Response<Tethered>, crate::service::Lease), Refusal> {
+        let (head, body) = request.into_parts();
+        headers::check(&head)?;
+        let request = incoming(view, caller, Request::from_parts(head, body), exchange)?;
+        tries::send(&self.pool, &view.app, request, exchange).await
+    }
+}
+
+/// The request as the app gets it.
+fn incoming(
+    view: &InboundView,
+    caller: &Caller,
+    request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Request<RequestBody>, Refusal> {
+    let host = host_header(&request, view)?;
+    let (mut head, body) = request.into_parts();
+    headers::strip_request(&mut head.headers);
+    tell_of_caller(&mut head.headers, view, caller, &host);
+    let uri = if view.app.http2 || head.uri.authority().is_some() {
+        let authority = host.to_str().ok().and_then(|host| host.parse().ok());
+        let authority = authority.ok_or_else(|| Refusal::new(Reason::BadRequest, "Host is no authority"))?;
+        target(&head.uri, authority)?
+    } else {
+        head.uri
+    };
+    head.headers.insert(header::HOST, host);
+    let mut request = Request::new(request_body(body, &view.app, exchange));
+    *request.method_mut() = head.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = head.headers;
+    Ok(request)
+}
+
+/// The one Host that the app sees: the target's authority where it has one, else the header, else our own name.
+fn host_header(request: &Request<Incoming>, view: &InboundView) -> Result<HeaderValue, Refusal> {
+    let host = match (request.uri().authority(), request.headers().get(header::HOST)) {
+        (Some(authority), _) => HeaderValue::from_str(authority.as_str()),
+        (None, Some(host)) if !host.is_empty() => return Ok(host.clone()),
+        (None, _) => HeaderValue::from_str(view.app.authority.as_str()),
+    };
+    host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
+}
+
+/// Sets what the app may believe of its caller. What a client wrote there itself is dropped, unless it is a verified mesh
+/// peer, whose sidecar dropped it before, or trusted by configuration.
+fn tell_of_caller(map: &mut http::HeaderMap, view: &InboundView, caller: &Caller, host: &HeaderValue) {
+    let peer = &caller.connection.peer;
+    let trusted = !view.trusted.is_empty() && is_trusted(&view.trusted, peer.address.ip());
+    if peer.tls.is_none() && !trusted {
+        headers::strip_forwarded(map);
+    }
+    headers::append(map, &headers::XFF, &caller.address);
+    if !trusted || !map.contains_key(&headers::XFP) {
+        map.insert(headers::XFP, caller.proto.clone());
+    }
+    if !trusted || !map.contains_key(&headers::XFH) {
+        map.insert(headers::XFH, host.clone());
+    }
+    match &caller.certificate {
+        Some(certificate) => {
+            map.insert(headers::XFCC, certificate.clone());
+        }
+        None if !trusted => {
+            map.remove(&headers::XFCC);
+        }
+        None => {}
+    }
+}
+
+fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+impl Caller {
+    fn new(connection: Arc<Connection>) -> Self {
+        let text =
+            |value: String| HeaderValue::from_str(&value).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let peer = &connection.peer;
+        let certificate = peer.tls.as_ref().map(|tls| text(format!("By={};Hash={};URI={}", tls.by, tls.hash, tls.id)));
+        Self {
+            address: text(peer.address.ip().to_canonical().to_string()),
+            proto: HeaderValue::from_static(if peer.tls.is_some() { "https" } else { "http" }),
+            certificate,
+            connection,
+        }
+    }
+}
+
+impl Accept for Inbound {
+    type Body = ResponseBody;
+
+    fn service(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static {
+        let (inbound, caller) = (self, Arc::new(Caller::new(connection)));
+        tower::service_fn(move |request| {
+            let (inbound, caller) = (inbound.clone(), caller.clone());
+            async move { Ok(inbound.handle(&caller, request).await) }
+        })
+    }
+
+    fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8> {
+        let refusal = Refusal::new(reason, detail);
+        refuse_early(&self.shared.view.peek().app.flow, &self.shared.access_log, connection, &refusal)
+    }
+}

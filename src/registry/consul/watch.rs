@@ -1,0 +1,254 @@
+//! One service as Consul's health endpoints list it, by blocking queries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, select_all};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::rows::{Row, Rows};
+use crate::consul::{Answer, Api, Client, ConsulError, path_segment};
+use crate::names::ServiceName;
+use crate::registry::known::Known;
+use crate::registry::{Mark, Registry, RegistryError, dns};
+use crate::service::{Listing, Wire};
+
+/// Which instances are wanted: the upstream's `mtls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshMode {
+    /// `required`: native instances and sidecars (`/v1/health/connect/NAME`), all by mTLS.
+    Mesh,
+    /// `preferred`: these, and the plain instances that no listed sidecar stands before, in plain text.
+    Preferred,
+    /// `off`: `/v1/health/service/NAME`, all in plain text.
+    Plain,
+}
+
+/// A registry of the instances of one service.
+pub struct HealthWatch {
+    client: Client,
+    service: ServiceName,
+    mode: MeshMode,
+    state: Mutex<State>,
+}
+
+/// What is kept between two calls of `next`.
+struct State {
+    queries: Vec<Query>,
+    /// The last mark handed out; 1 is kept for "began anew".
+    mark: u64,
+    hosts: Known<Vec<IpAddr>>,
+    /// Instances that were already said to be unusable.
+    skipped: BTreeSet<String>,
+}
+
+/// One endpoint of Consul's, with its own index.
+struct Query {
+    api: Api,
+    index: u64,
+    rows: Vec<Row>,
+    /// The call under way; it survives a `next` that was dropped or that another query ended.
+    call: Option<BoxFuture<'static, Result<Answer<Rows>, ConsulError>>>,
+}
+
+impl HealthWatch {
+    #[must_use]
+    pub fn new(client: Client, service: ServiceName, mode: MeshMode) -> Self {
+        let apis: &[Api] = match mode {
+            MeshMode::Mesh => &[Api::HealthConnect],
+            MeshMode::Preferred => &[Api::HealthConnect, Api::HealthService],
+            MeshMode::Plain => &[Api::HealthService],
+        };
+        let queries = apis.iter().map(|api| Query { api: *api, index: 0, rows: Vec::new(), call: None }).collect();
+        let hosts = Known::new(describe(&service, mode));
+        let state = Mutex::new(State { queries, mark: 1, hosts, skipped: BTreeSet::new() });
+        Self { client, service, mode, state }
+    }
+
+    async fn read(&self, seen: Mark) -> Result<(Mark, Vec<Listing>), RegistryError> {
+        let mut state = self.state.lock().await;
+        let began_anew = if seen.0 == state.mark && seen != Mark::START {
+            self.wait(&mut state.queries).await?
+        } else {
+            self.start(&mut state.queries).await?;
+            false
+        };
+        // Two indexes make one mark: a count of our own, which goes back where one of them did.
+        state.mark = match () {
+            () if began_anew => 1,
+            () if state.queries.iter().any(|query| query.index == 0) => 0,
+            () => state.mark.max(1) + 1,
+        };
+        Ok((Mark(state.mark), self.list(&mut state).await))
+    }
+
+    /// Reads every query anew.
+    async fn start(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
+        for query in queries.iter_mut() {
+            query.index = 0;
+            query.call = Some(self.call(query));
+        }
+        while queries.iter().any(|query| query.call.is_some()) {
+            let (query, answer) = first_answer(queries).await;
+            query.take(answer, &self.service)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the queries has an answer; the others stay under way. True where its index went back.
+    async fn wait(&self, queries: &mut [Query]) -> Result<bool, RegistryError> {
+        for query in queries.iter_mut().filter(|query| query.call.is_none()) {
+            query.call = Some(self.call(query));
+        }
+        let (query, answer) = first_answer(queries).await;
+        let before = query.index;
+        query.take(answer, &self.service)?;
+        Ok(query.index < before)
+    }
+
+    /// A first or confirming read (index 0) goes to the servers; the long polls go through the agent's cache, so that
+    /// all sidecars of a node cost the servers one watch (consul#4984), at the same latency. A cached first read would
+    /// confirm an answer with itself. A restarted agent has an empty cache and asks the servers: no staler than without.
+    /// Newer agents ignore `cached` here in favour of their streaming view, which does the same.
+    /// Never `?passing`: it hides warning instances, which have a weight of their own (consul.io/api-docs/health).
+    fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
+        let (client, api, index) = (self.client.clone(), query.api, query.index);
+        let path = path(api, &self.service);
+        async move {
+            let options: &[(&str, &str)] = if index == 0 { &[] } else { &[("cached", "")] };
+            client.wait_past(api, &path, options, index).await
+        }
+        .boxed()
+    }
+
+    async fn list(&self, state: &mut State) -> Vec<Listing> {
+        let wanted = self.wanted(&state.queries);
+        let names: BTreeSet<&str> = wanted.iter().map(|(row, _)| row.host()).collect();
+        let found = addresses(&names, &mut state.hosts).await;
+        let mut listings = Vec::with_capacity(wanted.len());
+        let mut skipped = BTreeSet::new();
+        for (row, wire) in &wanted {
+            let addresses = found.get(row.host()).map_or(&[][..], Vec::as_slice);
+            let Some(port) = row.port().filter(|_| !addresses.is_empty()) else {
+                skipped.insert(row.service.id.clone());
+                continue;
+            };
+            let health = row.health();
+            listings.extend(addresses.iter().map(|address| Listing {
+                id: row.service.id.as_str().into(),
+                address: SocketAddr::new(*address, port),
+                weight: row.weight(health),
+                health,
+                wire: wire.clone(),
+                zone: row.zone().map(Into::into),
+            }));
+        }
+        for id in skipped.difference(&state.skipped) {
+            warn!(watch = %describe(&self.service, self.mode), %id, "instance left out: no usable address or port");
+        }
+        state.skipped = skipped;
+        listings
+    }
+
+    /// The instances to list, with how each is spoken to.
+    fn wanted<'a>(&self, queries: &'a [Query]) -> Vec<(&'a Row, Wire)> {
+        let mesh = |row: &Row| Wire::Mesh { peer: self.service.clone(), ours: row.is_ours() };
+        let rows = |api: Api| queries.iter().filter(move |query| query.api == api).flat_map(|query| &query.rows);
+        match self.mode {
+            MeshMode::Mesh => rows(Api::HealthConnect)
+                .filter(|row| row.is_mesh_of(&self.service))
+                .map(|row| (row, mesh(row)))
+                .collect(),
+            MeshMode::Plain => rows(Api::HealthService).map(|row| (row, Wire::Plain)).collect(),
+            MeshMode::Preferred => {
+                let in_mesh: Vec<&Row> = rows(Api::HealthConnect).filter(|row| row.is_mesh_of(&self.service)).collect();
+                // Service ids are unique on one node only.
+                let fronted: BTreeSet<(&str, &str)> = in_mesh
+                    .iter()
+                    .map(|row| (row.node.node.as_str(), row.service.proxy.destination_service_id.as_str()))
+                    .collect();
+                // A native instance is in both answers; `connect` has it, or will within a moment.
+                let plain = rows(Api::HealthService).filter(|row| {
+                    row.mesh_peer().is_none() && !fronted.contains(&(row.node.node.as_str(), row.service.id.as_str()))
+                });
+                let plain = plain.map(|row| (row, Wire::Plain));
+                in_mesh.iter().map(|row| (*row, mesh(row))).chain(plain).collect()
+            }
+        }
+    }
+}
+
+/// The first of the calls under way to end; at least one is. Cancel safe: a call that ended is taken out at once.
+async fn first_answer(queries: &mut [Query]) -> (&mut Query, Result<Answer<Rows>, ConsulError>) {
+    let under_way: Vec<usize> = (0..queries.len()).filter(|at| queries[*at].call.is_some()).collect();
+    let calls = queries.iter_mut().filter_map(|query| query.call.as_mut());
+    let (answer, which, _) = select_all(calls).await;
+    let query = &mut queries[under_way[which]];
+    query.call = None;
+    (query, answer)
+}
+
+impl Query {
+    fn take(&mut self, answer: Result<Answer<Rows>, ConsulError>, service: &ServiceName) -> Result<(), RegistryError> {
+        let Answer { index, filtered_by_acls, value: Rows(rows) } = answer?;
+        if filtered_by_acls && rows.is_empty() {
+            // Not "no instances" but "you may not know" (consul PR #17424).
+            return Err(RegistryError::Filtered { path: path(self.api, service) });
+        }
+        self.index = index.unwrap_or(0);
+        self.rows = rows;
+        Ok(())
+    }
+}
+
+impl Registry for HealthWatch {
+    fn next(&self, seen: Mark) -> BoxFuture<'_, Result<(Mark, Vec<Listing>), RegistryError>> {
+        self.read(seen).boxed()
+    }
+
+    fn describe(&self) -> String {
+        describe(&self.service, self.mode)
+    }
+}
+
+fn describe(service: &ServiceName, mode: MeshMode) -> String {
+    let endpoint = match mode {
+        MeshMode::Mesh => "connect",
+        MeshMode::Preferred => "connect+service",
+        MeshMode::Plain => "service",
+    };
+    format!("health/{endpoint}/{service}")
+}
+
+fn path(api: Api, service: &ServiceName) -> String {
+    let endpoint = if api == Api::HealthConnect { "connect" } else { "service" };
+    format!("/v1/health/{endpoint}/{}", path_segment(service.as_str()))
+}
+
+/// The addresses of each host, literal or name; a name that DNS fails for keeps what it had. Bounded, since listings
+/// with literal addresses wait for it.
+async fn addresses(hosts: &BTreeSet<&str>, known: &mut Known<Vec<IpAddr>>) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut found = BTreeMap::new();
+    let mut names = Vec::new();
+    for host in hosts.iter().filter(|host| !host.is_empty()) {
+        match dns::literal(host) {
+            Some(address) => drop(found.insert((*host).to_owned(), vec![address])),
+            None => names.push(*host),
+        }
+    }
+    known.retain(|name| names.contains(&name));
+    let outcomes = join_all(names.iter().map(|name| timeout(RESOLVE, dns::host_addresses(name)))).await;
+    for (name, outcome) in names.iter().zip(outcomes) {
+        let outcome = outcome.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        if let Some(addresses) = known.settle(name, outcome) {
+            found.insert((*name).to_owned(), addresses);
+        }
+    }
+    found
+}
+
+const RESOLVE: Duration = Duration::from_secs(2);

@@ -1,0 +1,162 @@
+//! Request bodies on their way to an endpoint: counted, and given up when the caller stalls.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+/// What became of a request body, seen by the exchange while hyper owns the body.
+#[derive(Default)]
+pub struct BodyWatch {
+    bytes: AtomicU64,
+    fate: AtomicU8,
+    answered: AtomicBool,
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFate {
+    Fine,
+    /// The caller sent nothing for longer than allowed.
+    Stalled,
+    /// The caller's connection broke, or what it sent was malformed.
+    Broken,
+}
+
+impl BodyWatch {
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The answer's head came: from now on a quiet body is a stream at rest, not a stalled upload.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub fn fate(&self) -> BodyFate {
+        match self.fate.load(Ordering::Relaxed) {
+            STALLED => BodyFate::Stalled,
+            BROKEN => BodyFate::Broken,
+            _ => BodyFate::Fine,
+        }
+    }
+}
+
+const STALLED: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// The body of a request to an endpoint.
+pub enum RequestBody {
+    /// None at all: the request can be sent again.
+    Empty,
+    Streaming(Box<Streaming>),
+}
+
+pub struct Streaming {
+    incoming: Incoming,
+    watch: Arc<BodyWatch>,
+    limits: BodyLimits,
+    /// Made at the first wait, moved only when it fires: a body that is at hand costs no timer.
+    timer: Option<Pin<Box<Sleep>>>,
+    last: Instant,
+}
+
+/// How long a body may go without a byte.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    pub before_answer: Duration,
+    pub after_answer: Duration,
+}
+
+impl RequestBody {
+    pub fn streaming(incoming: Incoming, limits: BodyLimits, watch: Arc<BodyWatch>) -> Self {
+        Self::Streaming(Box::new(Streaming { incoming, watch, limits, timer: None, last: Instant::now() }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = StalledBody;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                if self.timer.is_some() {
+                    self.last = Instant::now();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.watch.fate.store(BROKEN, Ordering::Relaxed);
+                Poll::Ready(Some(Err(StalledBody::Broken(error))))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => self.poll_stall(cx),
+        }
+    }
+
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
+        if self.timer.is_none() {
+            self.last = Instant::now();
+        }
+        let end = self.last + self.limit();
+        let mut timer = self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(end)));
+        while timer.as_mut().poll(cx).is_ready() {
+            let limit = self.limit();
+            let end = self.last + limit;
+            if Instant::now() >= end {
+                self.watch.fate.store(STALLED, Ordering::Relaxed);
+                return Poll::Ready(Some(Err(StalledBody::Stalled(limit))));
+            }
+            timer.as_mut().reset(end);
+        }
+        self.timer = Some(timer);
+        Poll::Pending
+    }
+
+    fn limit(&self) -> Duration {
+        if self.watch.answered.load(Ordering::Relaxed) { self.limits.after_answer } else { self.limits.before_answer }
+    }
+}
+
+/// Why a request body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum StalledBody {
+    #[error("no byte of the request body for {0:?}")]
+    Stalled(Duration),
+    #[error("the caller's body broke off: {0}")]
+    Broken(hyper::Error),
+}

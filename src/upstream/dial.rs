@@ -1,0 +1,105 @@
+//! Makes one connection to an endpoint: TCP, TLS as us, the peer checked before a byte of a request is sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::AttemptError;
+use crate::identity::{self, Identity};
+use crate::names::ServiceName;
+use crate::service::{Endpoint, Wire};
+
+/// Makes connections for one worker's pools.
+#[derive(Clone)]
+pub struct Dialer {
+    identity: Arc<identity::Current>,
+}
+
+/// A connection that is ready for HTTP.
+pub enum Dialed {
+    Plain(TcpStream),
+    /// `h2` says what ALPN chose.
+    Mesh {
+        stream: Box<TlsStream<TcpStream>>,
+        h2: bool,
+    },
+}
+
+impl Dialer {
+    pub fn new(identity: Arc<identity::Current>) -> Self {
+        Self { identity }
+    }
+
+    /// Connects within `limit`, handshake included.
+    pub async fn dial(&self, endpoint: &Endpoint, http2: bool, limit: Duration) -> Result<Dialed, AttemptError> {
+        let address = endpoint.listing.address;
+        match tokio::time::timeout(limit, self.connect(endpoint, http2)).await {
+            Ok(dialed) => dialed,
+            Err(_) => Err(AttemptError::Connect { address, cause: format!("no connection within {limit:?}") }),
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint, http2: bool) -> Result<Dialed, AttemptError> {
+        let address = endpoint.listing.address;
+        let failed = |error: std::io::Error| AttemptError::Connect { address, cause: error.to_string() };
+        let identity = match &endpoint.listing.wire {
+            Wire::Plain => None,
+            Wire::Mesh { .. } => Some(self.identity.snapshot().as_ref().clone().ok_or(AttemptError::NoIdentity)?),
+        };
+        let socket = TcpStream::connect(address).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        let (Some(identity), Wire::Mesh { peer, ours }) = (identity, &endpoint.listing.wire) else {
+            return Ok(Dialed::Plain(socket));
+        };
+        let config = match (*ours, http2) {
+            (true, _) => &identity.client.any,
+            (false, true) => &identity.client.h2,
+            (false, false) => &identity.client.http1,
+        };
+        let name = server_name(&identity, peer, address);
+        let connector = TlsConnector::from(config.clone());
+        let stream = connector.connect(name, socket).await.map_err(|error| tls_failure(address, &error))?;
+        check_peer(&stream, peer, address)?;
+        // A peer that speaks no ALPN is taken at the word of the configuration.
+        let h2 = match stream.get_ref().1.alpn_protocol() {
+            Some(protocol) => protocol == b"h2",
+            None => http2,
+        };
+        Ok(Dialed::Mesh { stream: Box::new(stream), h2 })
+    }
+}
+
+fn check_peer(
+    stream: &TlsStream<TcpStream>,
+    wanted: &ServiceName,
+    address: std::net::SocketAddr,
+) -> Result<(), AttemptError> {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    match identity::check_peer(certificates, wanted) {
+        Ok(_) => Ok(()),
+        Err(identity::PeerError::WrongPeer { wanted, found }) => {
+            Err(AttemptError::WrongPeer { address, wanted, found: Some(found) })
+        }
+        Err(other) => Err(AttemptError::BadPeer { address, cause: other.to_string() }),
+    }
+}
+
+fn tls_failure(address: std::net::SocketAddr, error: &std::io::Error) -> AttemptError {
+    if identity::is_wrong_peer(error) {
+        AttemptError::BadPeer { address, cause: error.to_string() }
+    } else {
+        AttemptError::Connect { address, cause: format!("TLS handshake: {error}") }
+    }
+}
+
+/// SNI as Consul's own proxies send it: `SVC.NS.DC.internal.TRUST-DOMAIN`. Where that is no host name (an underscore),
+/// the address stands in and no SNI is sent.
+fn server_name(identity: &Identity, peer: &ServiceName, address: std::net::SocketAddr) -> ServerName<'static> {
+    let us = &identity.id;
+    let name = format!("{peer}.{}.{}.internal.{}", us.namespace(), us.datacenter(), us.trust_domain());
+    ServerName::try_from(name).unwrap_or_else(|_| ServerName::from(address.ip()))
+}

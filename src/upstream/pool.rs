@@ -1,0 +1,433 @@
+//! One worker's connections, by endpoint: idle HTTP/1.1 ones last in, first out; HTTP/2 ones shared. Its locks are never
+//! contended: only this worker's thread takes them.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::dial::{Dialed, Dialer};
+use super::{AttemptError, Failed, RequestBody};
+use crate::lifecycle::Lifecycle;
+use crate::service::{Endpoint, Wire};
+
+/// One worker's pool.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dialer: Dialer,
+    settings: PoolSettings,
+    lifecycle: Lifecycle,
+    endpoints: Mutex<HashMap<u64, Arc<Connections>, rapidhash::fast::RandomState>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSettings {
+    /// An unused connection is closed after this; shorter than the peer's own limit, so that it rarely closes first.
+    pub idle: Duration,
+}
+
+/// The connections of this worker to one endpoint.
+struct Connections {
+    endpoint: Arc<Endpoint>,
+    idle: Mutex<Vec<Idle>>,
+    shared: Mutex<Vec<Shared>>,
+    /// One dial at a time while it is open whether the endpoint speaks HTTP/2, so that a burst shares one connection.
+    dialling: tokio::sync::Mutex<()>,
+    /// Set by the first HTTP/1.1 connection: dials need not wait for each other.
+    is_http1: AtomicBool,
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+#[derive(Clone)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    /// One reference for the pool's list, one for each stream.
+    streams: Arc<Mutex<Instant>>,
+}
+
+impl Shared {
+    fn streams(&self) -> usize {
+        Arc::strong_count(&self.streams) - 1
+    }
+
+    fn has_room(&self) -> bool {
+        !self.sender.is_closed() && self.streams() < MOST_STREAMS
+    }
+}
+
+/// What a request wants of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// HTTP/2 where the endpoint's wire leaves it open.
+    pub http2: bool,
+    pub connect_timeout: Duration,
+}
+
+/// An answer whose connection comes back to the pool with the last byte of the body.
+pub struct Sent {
+    pub response: Response<Tethered>,
+}
+
+impl Pool {
+    pub fn new(dialer: Dialer, settings: PoolSettings, lifecycle: Lifecycle) -> Self {
+        let inner = Inner { dialer, settings, lifecycle, endpoints: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Sends a request on an idle or new connection and waits for the head of the answer. A reused connection that turns
+    /// out to be dead before it took the request is replaced without a word. Dropping the future gives the exchange up
+    /// and closes its connection (HTTP/1.1) or resets its stream (HTTP/2).
+    pub async fn send(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        request: Request<RequestBody>,
+        want: Want,
+    ) -> Result<Sent, Failed> {
+        let connections = self.connections(endpoint);
+        let mut request = request;
+        loop {
+            let (way, reused) = match self.connection(&connections, want).await {
+                Ok(found) => found,
+                Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
+            };
+            match self.exchange(&connections, way, request).await {
+                Ok(sent) => return Ok(sent),
+                Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
+                Err(failed) => return Err(Failed { reused, ..failed }),
+            }
+        }
+    }
+
+    fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
+        let mut endpoints = self.inner.endpoints.lock();
+        let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
+            Arc::new(Connections {
+                endpoint: endpoint.clone(),
+                idle: Mutex::default(),
+                shared: Mutex::default(),
+                dialling: tokio::sync::Mutex::default(),
+                is_http1: AtomicBool::new(false),
+            })
+        });
+        found.clone()
+    }
+
+    /// An idle, shared or new connection; true if it was used before.
+    async fn connection(&self, to: &Connections, want: Want) -> Result<(Way, bool), AttemptError> {
+        if let Some(way) = to.at_hand() {
+            return Ok((way, true));
+        }
+        let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
+        if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
+            return Ok((self.open(to, want).await?, false));
+        }
+        // Until the first connection is up nobody knows whether it can be shared: the others wait for it.
+        let address = to.endpoint.listing.address;
+        let alone = tokio::time::timeout(want.connect_timeout, to.dialling.lock()).await.map_err(|_| {
+            AttemptError::Connect { address, cause: format!("no connection within {:?}", want.connect_timeout) }
+        })?;
+        if let Some(way) = to.at_hand() {
+            return Ok((way, true));
+        }
+        let way = self.open(to, want).await?;
+        drop(alone);
+        Ok((way, false))
+    }
+
+    async fn open(&self, to: &Connections, want: Want) -> Result<Way, AttemptError> {
+        match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
+            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
+            Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
+            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
+            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream).await.map(Way::Http1),
+        }
+    }
+
+    async fn open_http1<S>(&self, to: &Connections, stream: S) -> Result<http1::SendRequest<RequestBody>, AttemptError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
+        to.is_http1.store(true, Ordering::Relaxed);
+        self.inner.lifecycle.spawn("upstream-connection", async move {
+            // How it ended is told to the request that was on it.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    async fn open_http2<S>(&self, to: &Connections, stream: S) -> Result<Shared, AttemptError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(256 * 1024)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| connect_error(to, &error))?;
+        self.inner.lifecycle.spawn("upstream-connection", async move {
+            let _ = connection.await;
+        });
+        let shared = Shared { sender, streams: Arc::new(Mutex::new(Instant::now())) };
+        to.shared.lock().push(shared.clone());
+        Ok(shared)
+    }
+
+    async fn exchange(
+        &self,
+        to: &Arc<Connections>,
+        way: Way,
+        mut request: Request<RequestBody>,
+    ) -> Result<Sent, Failed> {
+        match way {
+            Way::Http1(mut sender) => {
+                if !is_ready(&mut sender).await {
+                    let error = AttemptError::Unsent("the connection closed while it was idle".into());
+                    return Err(Failed { error, request: Some(request), reused: true });
+                }
+                to_origin_form(&mut request);
+                *request.version_mut() = Version::HTTP_11;
+                match sender.try_send_request(request).await {
+                    Ok(response) => {
+                        let home = Home::Http1 { sender: Some(sender), to: to.clone() };
+                        Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }) })
+                    }
+                    Err(mut error) => Err(failed(error.take_message(), error.error())),
+                }
+            }
+            Way::Http2(mut shared) => {
+                *request.version_mut() = Version::HTTP_2;
+                // The authority says it (RFC 9113 §8.3.1).
+                request.headers_mut().remove(header::HOST);
+                match shared.sender.try_send_request(request).await {
+                    Ok(response) => {
+                        let home = Home::Http2 { shared };
+                        Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }) })
+                    }
+                    Err(mut error) => Err(failed(error.take_message(), error.error())),
+                }
+            }
+        }
+    }
+
+    /// Closes what has been idle too long or leads to an endpoint that is no longer wanted; to be called every second.
+    pub fn sweep(&self, now: Instant) {
+        let all: Vec<Arc<Connections>> = self.inner.endpoints.lock().values().cloned().collect();
+        for connections in all {
+            let wanted = connections.endpoint.is_wanted();
+            connections.idle.lock().retain(|idle| {
+                wanted
+                    && !idle.sender.is_closed()
+                    && now.saturating_duration_since(idle.since) < self.inner.settings.idle
+            });
+            connections.shared.lock().retain(|shared| {
+                if shared.streams() > 0 {
+                    return !shared.sender.is_closed() && wanted;
+                }
+                let idle = now.saturating_duration_since(*shared.streams.lock());
+                wanted && !shared.sender.is_closed() && idle < self.inner.settings.idle
+            });
+        }
+        self.inner.endpoints.lock().retain(|_, connections| {
+            connections.endpoint.is_wanted()
+                || !connections.idle.lock().is_empty()
+                || !connections.shared.lock().is_empty()
+        });
+    }
+
+    /// Closes every idle connection, so that those who serve us can end.
+    pub fn close_idle(&self) {
+        let all: Vec<Arc<Connections>> = self.inner.endpoints.lock().values().cloned().collect();
+        for connections in all {
+            connections.idle.lock().clear();
+            connections.shared.lock().clear();
+        }
+    }
+}
+
+impl Connections {
+    fn at_hand(&self) -> Option<Way> {
+        if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
+            *shared.streams.lock() = Instant::now();
+            return Some(Way::Http2(shared.clone()));
+        }
+        let mut idle = self.idle.lock();
+        while let Some(last) = idle.pop() {
+            if !last.sender.is_closed() {
+                return Some(Way::Http1(last.sender));
+            }
+        }
+        None
+    }
+}
+
+/// A connection that was given back a moment ago may still have to notice that it is free; one whose last request is
+/// still being sent (its answer came early) is not waited for.
+async fn is_ready(sender: &mut http1::SendRequest<RequestBody>) -> bool {
+    sender.is_ready() || matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
+}
+
+enum Way {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(Shared),
+}
+
+/// HTTP/1.1 servers get the path alone; the authority stands in Host (RFC 9112 §3.2.1).
+fn to_origin_form(request: &mut Request<RequestBody>) {
+    if request.uri().authority().is_none() {
+        return;
+    }
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = None;
+    parts.authority = None;
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    }
+    *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+}
+
+fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
+    AttemptError::Connect { address: to.endpoint.listing.address, cause: full_cause(error) }
+}
+
+/// What an error of hyper's client means for the request.
+fn failed(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Failed {
+    let cause = full_cause(error);
+    if request.is_some() {
+        return Failed { error: AttemptError::Unsent(cause), request, reused: false };
+    }
+    let error = if error.is_user() || source::<super::body::StalledBody>(error).is_some() {
+        AttemptError::RequestBody(cause)
+    } else if error.is_parse() {
+        AttemptError::BadResponse(cause)
+    } else if let Some(h2) = source::<h2::Error>(error) {
+        // RFC 9113 §8.7: a refused stream, or one above a GOAWAY's last, was not processed.
+        if h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
+        {
+            AttemptError::Unsent(cause)
+        } else {
+            AttemptError::Reset(cause)
+        }
+    } else {
+        AttemptError::Reset(cause)
+    };
+    Failed { error, request: None, reused: false }
+}
+
+fn source<T: std::error::Error + 'static>(error: &hyper::Error) -> Option<&T> {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn full_cause(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+/// The body of an answer; when it has ended well, its connection goes back to the pool.
+pub struct Tethered {
+    incoming: Incoming,
+    home: Home,
+}
+
+enum Home {
+    Http1 {
+        sender: Option<http1::SendRequest<RequestBody>>,
+        to: Arc<Connections>,
+    },
+    /// Held for its count of streams.
+    Http2 {
+        shared: Shared,
+    },
+    Gone,
+}
+
+impl Tethered {
+    fn go_home(&mut self) {
+        match std::mem::replace(&mut self.home, Home::Gone) {
+            Home::Http1 { sender: Some(sender), to } => {
+                if !sender.is_closed() && to.endpoint.is_wanted() {
+                    to.idle.lock().push(Idle { sender, since: Instant::now() });
+                }
+            }
+            Home::Http2 { shared } => *shared.streams.lock() = Instant::now(),
+            Home::Http1 { sender: None, .. } | Home::Gone => {}
+        }
+    }
+}
+
+impl Body for Tethered {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None))
+            || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.incoming.is_end_stream())
+        {
+            self.go_home();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Tethered {
+    fn drop(&mut self) {
+        // hyper never polls a body that says it is at its end (HEAD, 204, 304, length 0).
+        if self.incoming.is_end_stream() {
+            self.go_home();
+        }
+    }
+}
+
+const SETTLE: Duration = Duration::from_millis(10);
+/// Streams on one connection before another is opened: what RFC 9113 §6.5.2 asks every peer to allow.
+const MOST_STREAMS: usize = 100;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
