@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod demo;
 #[cfg(test)]
 mod docs_tests;
 mod log;
@@ -43,6 +44,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Demo(demo::Args),
     Registry(registry::RegistryArgs),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -75,6 +77,7 @@ fn dispatch(cli: Cli, environment: Environment) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args, environment),
         Command::Check(args) => check::run(args, environment),
+        Command::Demo(args) => demo::run(&args),
         Command::Registry(args) => registry::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),
