@@ -9,7 +9,9 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// With what is still missing: `identity`, `registration`, `upstream orders`.
-    Starting { missing: BTreeSet<String> },
+    Starting {
+        missing: BTreeSet<String>,
+    },
     Ready,
     Draining,
 }

@@ -103,7 +103,12 @@ fn only_an_outage_brings_the_saved_identity_back() {
 
 #[test]
 fn answers_with_nothing_in_them_are_no_identity() {
-    for text in [r#"{"TrustDomain":"t","Roots":null}"#, r#"{"Roots":[]}"#, "{}", r#"{"TrustDomain":"t","Roots":[{"RootCert":"x"}]}"#] {
+    for text in [
+        r#"{"TrustDomain":"t","Roots":null}"#,
+        r#"{"Roots":[]}"#,
+        "{}",
+        r#"{"TrustDomain":"t","Roots":[{"RootCert":"x"}]}"#,
+    ] {
         assert!(serde_json::from_str::<RootsAnswer>(text).unwrap().roots().is_err(), "{text}");
     }
     let leaf: LeafAnswer = serde_json::from_str(r#"{"CertPEM":"","PrivateKeyPEM":""}"#).unwrap();
