@@ -281,7 +281,7 @@ const RETRY: &[Key] = &[
         "methods",
         Shape::List(Leaf::Method),
         "[GET, HEAD, OPTIONS, PUT, DELETE]",
-        "Methods that `on` applies to; `unsent` failures are retried for any.",
+        "Methods whose requests may be sent again after `reset`; `unsent` failures are retried for any.",
     ),
     Key::later("per_try_timeout", "Limit of one try."),
     Key::later("budget", "Share of requests that may be retries."),

@@ -9,7 +9,6 @@ mod rotate;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
-mod watch;
 
 pub use rotate::keep;
 pub use verify::{PeerError, check_peer, classify, is_wrong_peer, peer_of};

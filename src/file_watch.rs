@@ -11,7 +11,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub(super) struct Watch {
+pub struct FileWatch {
     paths: Vec<PathBuf>,
     stirred: Arc<Notify>,
     /// The folders and what watches them; `None` before the first wait, and where the system refuses.
@@ -19,8 +19,8 @@ pub(super) struct Watch {
     refusal_said: bool,
 }
 
-impl Watch {
-    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+impl FileWatch {
+    pub fn new(paths: Vec<PathBuf>) -> Self {
         let mut watch = Self { paths, stirred: Arc::default(), watched: None, refusal_said: false };
         watch.follow_links();
         watch
@@ -28,7 +28,7 @@ impl Watch {
 
     /// Resolves when something moved in a folder of the files and was quiet for 200 ms since, and after `at_most` (30 s
     /// if longer) in any case. What changed, if anything, is for the caller to see. Cancel safe.
-    pub(super) async fn changed(&mut self, at_most: Duration) {
+    pub async fn changed(&mut self, at_most: Duration) {
         self.follow_links();
         tokio::select! {
             () = sleep(at_most.min(POLL)) => return,
