@@ -76,7 +76,10 @@ impl DataPath {
             inbound_pools: pools(settings::APP_IDLE),
             outbound_pools: pools(settings::MESH_IDLE),
             security: settings::security(config.inbound.mtls, identity),
-            inbound_settings: Arc::new(Published::new(settings::listen(config.inbound.timeouts, config.inbound.limits))),
+            inbound_settings: Arc::new(Published::new(settings::listen(
+                config.inbound.timeouts,
+                config.inbound.limits,
+            ))),
             outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
             upstreams: Upstreams::new(watching, &config.outbound)?,
             workers,

@@ -115,7 +115,8 @@ impl Sidecar {
         let identity: Arc<identity::Current> = Arc::default();
         let client = consul::Client::new(config.consul.clone(), metrics.clone())?;
         let snapshot = config.snapshot.as_ref().map(Snapshot::new);
-        let addresses = ready::Addresses::of(&config, &sockets, sockets.admin.local_addr()?, sockets.metrics.local_addr()?);
+        let addresses =
+            ready::Addresses::of(&config, &sockets, sockets.admin.local_addr()?, sockets.metrics.local_addr()?);
         let control = Lifecycle::new();
         let probing = Arc::new(Published::new(settings::probe(&config.service)));
         let probe = Arc::new(Probe::new(probing.clone()));

@@ -34,7 +34,11 @@ impl Addresses {
             outbound: sockets.outbound.address.to_string(),
             admin: admin.to_string(),
             metrics: metrics.to_string(),
-            upstreams: sockets.upstreams.iter().map(|(name, bound)| (name.to_string(), bound.address.to_string())).collect(),
+            upstreams: sockets
+                .upstreams
+                .iter()
+                .map(|(name, bound)| (name.to_string(), bound.address.to_string()))
+                .collect(),
         }
     }
 }

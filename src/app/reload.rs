@@ -65,7 +65,10 @@ impl Sidecar {
     }
 
     fn try_reload(&mut self, options: &RunOptions) -> Result<(), Vec<String>> {
-        let next = options.loader.load().map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+        let next = options
+            .loader
+            .load()
+            .map_err(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
         let fixed = needs_restart(&self.config, &next);
         if !fixed.is_empty() {
             return Err(fixed);
@@ -106,7 +109,12 @@ impl Sidecar {
 /// What changed that only a restart can take up, as problems.
 fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let file = new.file.as_ref().map_or_else(|| "flags".into(), |file| file.display().to_string());
-    let consul = |config: &Config| format!("{:?}", (&config.consul, config.consul.token.as_ref().map(|t| secrecy::ExposeSecret::expose_secret(t).to_owned())));
+    let consul = |config: &Config| {
+        format!(
+            "{:?}",
+            (&config.consul, config.consul.token.as_ref().map(|t| secrecy::ExposeSecret::expose_secret(t).to_owned()))
+        )
+    };
     [
         ("service.name", old.service.name != new.service.name),
         ("service.id", old.service.id != new.service.id),
@@ -125,6 +133,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     ]
     .into_iter()
     .filter(|(_, changed)| *changed)
-    .map(|(key, _)| format!("{file}: {key}: changed, but is fixed while the sidecar runs; restart it, or put the old value back"))
+    .map(|(key, _)| {
+        format!("{file}: {key}: changed, but is fixed while the sidecar runs; restart it, or put the old value back")
+    })
     .collect()
 }

@@ -39,7 +39,9 @@ pub(super) fn security(mtls: InboundMtls, identity: std::sync::Arc<identity::Cur
 pub(super) fn probe(service: &ServiceSettings) -> probe::Settings {
     let check = &service.check;
     let method = match &check.probe {
-        Probe::Http(path) => probe::Method::Http { path: path.clone(), prior_knowledge: speaks_http2(service.protocol) },
+        Probe::Http(path) => {
+            probe::Method::Http { path: path.clone(), prior_knowledge: speaks_http2(service.protocol) }
+        }
         Probe::Tcp => probe::Method::Tcp,
         Probe::Grpc(name) => probe::Method::Grpc(name.clone()),
         Probe::None => probe::Method::None,
@@ -94,7 +96,8 @@ fn toward_consul(address: &str) -> IpAddr {
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
 pub(super) fn speaks_http2(protocol: Protocol) -> bool {

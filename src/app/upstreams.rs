@@ -91,7 +91,12 @@ impl Upstreams {
         })
     }
 
-    fn keep(&self, mut running: Running, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
+    fn keep(
+        &self,
+        mut running: Running,
+        upstream: &UpstreamSettings,
+        outbound: &OutboundSettings,
+    ) -> Result<Running, Failure> {
         running.service.rebalance(settings::balance(upstream.balance));
         running.route = route(upstream, outbound, &running.service, &running.flow)?;
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);

@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod completions;
+mod demo;
 #[cfg(test)]
 mod docs_tests;
 mod log;
@@ -45,6 +46,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Ca(ca::Args),
+    Demo(demo::Args),
     Registry(registry::RegistryArgs),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -78,6 +80,7 @@ fn dispatch(cli: Cli, environment: Environment) -> ExitCode {
         Command::Run(args) => run::run(args, environment),
         Command::Check(args) => check::run(args, environment),
         Command::Ca(args) => ca::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Registry(args) => registry::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -11,8 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ca::{Ca, CaError, DEFAULT_TTL};
 use super::rotate::{Backoff, InstallError, Keeper, Trouble};
-use crate::file_watch::FileWatch;
 use super::{IdentityError, Material, certificate};
+use crate::file_watch::FileWatch;
 
 /// Installs what the three files hold, at once and after each change. A half-written set is not installed: its key does
 /// not fit, or its leaf is of no root. `[cert, key, roots]`.
