@@ -95,7 +95,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tls.crt");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(vec![path.clone()]);
+        let mut watch = FileWatch::new(vec![path.clone()]);
         // A new watcher always wakes once.
         watch.changed(POLL).await;
         let before = Instant::now();

@@ -47,7 +47,7 @@ impl Service {
 
     fn start(name: &'static str, listener: TcpListener, work: Work, tasks: &Lifecycle) -> anyhow::Result<Self> {
         let address = listener.local_addr().context("asking for the app's port")?;
-        let own = tasks.child();
+        let own = tasks.part();
         own.spawn("demo-app", accept(listener, name, work, own.clone()));
         Ok(Self { address, tasks: own })
     }

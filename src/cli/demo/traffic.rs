@@ -31,7 +31,7 @@ pub(super) struct Summary {
 
 impl Traffic {
     pub(super) fn start(web: SocketAddr, tasks: &Lifecycle) -> Self {
-        let traffic = Self { sum: Arc::default(), tasks: tasks.child() };
+        let traffic = Self { sum: Arc::default(), tasks: tasks.part() };
         let caller = Arc::new(Caller::new(web, &traffic.tasks));
         for _ in 0..CLIENTS {
             traffic.tasks.spawn("demo-client", drive(caller.clone(), traffic.sum.clone()));
