@@ -20,7 +20,7 @@ fn a_ca_signs_leaves_that_make_an_identity() {
     let life = identity.not_after.duration_since(identity.not_before).unwrap();
     assert_eq!(life, DEFAULT_TTL + BACKDATED);
     let again = Ca::open(&dir.path().join("certs")).unwrap();
-    assert_eq!(again.trust_domain(), "dev.local");
+    assert_eq!(again.trust_domain, "dev.local");
 }
 
 #[test]
