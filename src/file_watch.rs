@@ -85,3 +85,26 @@ const POLL: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_millis(200);
 /// A folder that never rests does not hold us up longer.
 const RESTLESS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn our_own_reading_wakes_nobody_and_a_write_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.crt");
+        std::fs::write(&path, "one").unwrap();
+        let mut watch = Watch::new(vec![path.clone()]);
+        // A new watcher always wakes once.
+        watch.changed(POLL).await;
+        let before = Instant::now();
+        let pause = Duration::from_millis(500);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        watch.changed(pause).await;
+        assert!(before.elapsed() >= pause, "reading woke us");
+        std::fs::write(&path, "two").unwrap();
+        watch.changed(POLL).await;
+        assert!(before.elapsed() < POLL / 2, "writing did not");
+    }
+}

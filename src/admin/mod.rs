@@ -50,3 +50,11 @@ pub enum Command {
     /// As SIGTERM.
     Quit,
 }
+
+// TEMPORARY until the admin endpoints are merged.
+pub async fn serve_admin(_: tokio::net::TcpListener, _: Arc<View>, _: crate::lifecycle::Lifecycle) {
+    std::future::pending().await
+}
+pub async fn serve_metrics(_: tokio::net::TcpListener, _: Arc<View>, _: crate::lifecycle::Lifecycle) {
+    std::future::pending().await
+}

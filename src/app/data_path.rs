@@ -1,6 +1,5 @@
 //! The data path put together: one pool a worker and direction, the listeners, what they share.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,7 +152,7 @@ impl DataPath {
             load: worker.load.clone(),
             handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
         };
-        let lifecycle = self.outbound_life.child();
+        let lifecycle = self.outbound_life.part();
         let listener = Listener {
             direction: Direction::Outbound,
             security: Security::Plain,
@@ -162,9 +161,10 @@ impl DataPath {
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
         };
-        let address = bound.address;
         lifecycle.spawn_on(&self.workers.first().runtime, "accept-outbound", listener.run(bound));
-        self.upstreams.listens(upstream, address, lifecycle);
+        if let Some(upstream) = upstream {
+            self.upstreams.listens(&upstream, lifecycle);
+        }
     }
 
     /// Takes what a reload may change of both directions' common settings.
@@ -241,6 +241,3 @@ async fn sweep(pools: [Pool; 2]) {
 
 /// The service label of requests that named no upstream.
 const UNROUTED: &str = "-";
-
-/// Where the app's connections are accepted: the shared port, and the upstreams' own.
-pub(super) type OwnPorts = std::collections::BTreeMap<ServiceName, SocketAddr>;

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::child::Child;
 use super::{Sidecar, ready};
-use crate::lifecycle::Stopped;
+use crate::lifecycle::Lifecycle;
 
 /// Why a sidecar ends.
 pub(super) enum Why {
@@ -156,30 +156,20 @@ impl Sidecar {
     /// Exchanges, the app, its own calls; each within its part of grace.
     async fn finish(&mut self, plan: &Plan, began: Instant, child: &mut Child) {
         let left = |until: Duration| until.saturating_sub(began.elapsed());
-        if let Stopped::Killed { still_running } = self.cut(false, left(plan.exchanges)).await {
-            tracing::warn!(?still_running, "inbound exchanges were cut: grace is over for them");
-        }
+        self.cut("inbound", &self.data.inbound_life, left(plan.exchanges)).await;
         child.stop(left(plan.app)).await;
-        if let Stopped::Killed { still_running } = self.cut(true, left(plan.grace)).await {
-            tracing::warn!(?still_running, "outbound exchanges were cut: grace is over");
-        }
+        self.cut("outbound", &self.data.outbound_life, left(plan.grace)).await;
     }
 
     /// Drains one direction; what is still under way when `limit` is over is counted and cut.
-    async fn cut(&self, outbound: bool, limit: Duration) -> Stopped {
-        let life = if outbound { &self.data.outbound_life } else { &self.data.inbound_life };
+    async fn cut(&self, direction: &str, life: &Lifecycle, limit: Duration) {
         life.begin_drain();
-        if outbound {
-            self.data.upstreams.begin_drain();
+        if tokio::time::timeout(limit, life.finished()).await.is_err() {
+            let in_flight = self.data.in_flight();
+            self.metrics.exchanges_cut(u64::try_from(in_flight).unwrap_or(0));
+            tracing::warn!(direction, in_flight, running = ?life.running(), "grace is over: what is left is cut");
+            life.stop(Duration::ZERO).await;
         }
-        let stopped = tokio::time::timeout(limit, self.data.finished(outbound)).await;
-        if stopped.is_err() {
-            self.metrics.exchanges_cut(u64::try_from(self.data.in_flight()).unwrap_or(0));
-        }
-        if outbound {
-            self.data.upstreams.stop().await;
-        }
-        life.stop(Duration::ZERO).await
     }
 
     async fn leave(self, hurried: Option<i32>) {

@@ -31,7 +31,6 @@ pub(super) struct Watching {
 pub(super) struct Upstreams {
     watching: Watching,
     running: BTreeMap<ServiceName, Running>,
-    shared: Option<Lifecycle>,
 }
 
 struct Running {
@@ -40,8 +39,8 @@ struct Running {
     flow: Arc<Flow>,
     route: Arc<Route>,
     watch: Lifecycle,
-    /// Its own port, where it has one.
-    listening: Option<(SocketAddr, Lifecycle)>,
+    /// The listener of its own port, where it has one.
+    listening: Option<Lifecycle>,
 }
 
 /// What readiness calls the first answer of an upstream.
@@ -51,7 +50,7 @@ pub(super) fn waits_for(service: &ServiceName) -> String {
 
 impl Upstreams {
     pub(super) fn new(watching: Watching, outbound: &OutboundSettings) -> Result<Self, Failure> {
-        let mut upstreams = Self { watching, running: BTreeMap::new(), shared: None };
+        let mut upstreams = Self { watching, running: BTreeMap::new() };
         upstreams.apply(outbound)?;
         Ok(upstreams)
     }
@@ -69,7 +68,7 @@ impl Upstreams {
         }
         for (name, gone) in std::mem::replace(&mut self.running, next) {
             gone.watch.kill();
-            if let Some((_, listening)) = gone.listening {
+            if let Some(listening) = gone.listening {
                 listening.begin_drain();
             }
             gone.service.list(Vec::new());
@@ -106,7 +105,7 @@ impl Upstreams {
             running.watch = self.watch(upstream, &running.service);
         }
         if running.settings.listen != upstream.listen
-            && let Some((_, listening)) = running.listening.take()
+            && let Some(listening) = running.listening.take()
         {
             listening.begin_drain();
         }
@@ -115,7 +114,7 @@ impl Upstreams {
     }
 
     fn watch(&self, upstream: &UpstreamSettings, service: &Arc<Service>) -> Lifecycle {
-        let watch = self.watching.control.child();
+        let watch = self.watching.control.part();
         let (service, status) = (service.clone(), self.watching.status.clone());
         let registry = self.registry(upstream);
         let sink = move |update: crate::registry::Update| {
@@ -136,8 +135,9 @@ impl Upstreams {
             UpstreamMtls::Required => Wire::Mesh { peer: name.clone(), ours: false },
             UpstreamMtls::Preferred | UpstreamMtls::Off => Wire::Plain,
         };
-        let dns = |records: Records, server: &Option<(String, u16)>| {
-            DnsWatch::new(name, records, DnsSettings { server: server.clone() }, wire.clone())
+        let dns = |records: Records, server: &Option<SocketAddr>| {
+            let servers = server.iter().copied().collect();
+            DnsWatch::new(name, records, DnsSettings { servers }, wire.clone())
         };
         match &upstream.source {
             EndpointSource::Consul => {
@@ -159,15 +159,10 @@ impl Upstreams {
         RouteTable::new(self.running.values().map(|running| running.route.clone()))
     }
 
-    /// Notes where an upstream (or, `None`, all of them) is accepted.
-    pub(super) fn listens(&mut self, upstream: Option<ServiceName>, address: SocketAddr, lifecycle: Lifecycle) {
-        match upstream {
-            Some(name) => {
-                if let Some(running) = self.running.get_mut(&name) {
-                    running.listening = Some((address, lifecycle));
-                }
-            }
-            None => self.shared = Some(lifecycle),
+    /// Notes what ends the listener of an upstream's own port.
+    pub(super) fn listens(&mut self, upstream: &ServiceName, listener: Lifecycle) {
+        if let Some(running) = self.running.get_mut(upstream) {
+            running.listening = Some(listener);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod ca;
 mod check;
 mod completions;
 mod demo;
@@ -45,6 +46,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Demo(demo::Args),
+    Ca(ca::Args),
     Registry(registry::RegistryArgs),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -78,6 +80,7 @@ fn dispatch(cli: Cli, environment: Environment) -> ExitCode {
         Command::Run(args) => run::run(args, environment),
         Command::Check(args) => check::run(args, environment),
         Command::Demo(args) => demo::run(&args),
+        Command::Ca(args) => ca::run(args),
         Command::Registry(args) => registry::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -246,7 +246,7 @@ macro_rules! upstream_keys {
         Key::later("failover", "Where to go when no instance is left."),
         Key::optional("endpoints", Shape::List(Leaf::Endpoint), "HOST:PORT instead of Consul; with `dns` DNS names. From Consul when absent."),
         Key::optional("dns", Shape::Leaf(Leaf::Choice { values: &["srv", "a"], later: &[] }), "How `endpoints` are looked up: `srv` (NAME) or `a` (NAME:PORT). When absent they are fixed."),
-        Key::optional("dns_server", Shape::Leaf(Leaf::HostPort { zero: false }), "HOST:PORT of the DNS server to ask, such as Consul's 127.0.0.1:8600. The system's when absent."),
+        Key::optional("dns_server", Shape::Leaf(Leaf::HostPort { zero: false }), "IP:PORT of the DNS server to ask, such as Consul's 127.0.0.1:8600. The system's when absent."),
         Key::new("connect_timeout", TIME, "1s", "Until a connection and its TLS handshake are done."),
         Key::new("timeout", Shape::Leaf(Leaf::Duration { min_ms: 1, off: true }), "15s", "The whole exchange up to the response's head, retries included; `off` for none."),
         Key::new("idle_timeout", TIME, "5m", "Of a stream or tunnel without a byte either way."),

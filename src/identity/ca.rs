@@ -21,7 +21,7 @@ use crate::names::{ServiceName, SpiffeError, SpiffeId};
 /// What a CA is called unless `--trust-domain` says otherwise. `.local` names resolve nowhere beyond the machine's link.
 pub const DEFAULT_TRUST_DOMAIN: &str = "outrigger.local";
 /// How long a leaf lives unless `--ttl` says otherwise; also of those that a sidecar signs for itself.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_TTL: Duration = Duration::from_hours(24);
 
 /// A CA in a folder: `ca.crt` and `ca.key` (P-256, only its owner can read it).
 pub struct Ca {
@@ -219,10 +219,10 @@ fn replace(path: &Path, mode: u32, text: &str) -> Result<(), CaError> {
 
 const CERT: &str = "ca.crt";
 const KEY: &str = "ca.key";
-const CA_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-const MIN_TTL: Duration = Duration::from_secs(60);
+const CA_TTL: Duration = Duration::from_hours(10 * 365 * 24);
+const MIN_TTL: Duration = Duration::from_mins(1);
 /// As Consul does: clocks differ.
-const BACKDATED: Duration = Duration::from_secs(60);
+const BACKDATED: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 #[path = "ca_tests.rs"]

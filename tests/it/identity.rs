@@ -21,7 +21,9 @@ fn a_good_certificate_is_let_in() {
 #[test]
 fn each_bad_peer_is_refused_counted_by_kind_and_logged_with_its_address() {
     let pair = Pair::start();
-    let foreign = Authority::new("mesh.test").leaf("web");
+    // Its files live as long as it does.
+    let stranger = Authority::new("mesh.test");
+    let foreign = stranger.leaf("web");
     let expired = pair.authority.expired_leaf("web");
     let cases: [(&str, Option<&Leaf>); 3] =
         [("no_certificate", None), ("expired", Some(&expired)), ("foreign_root", Some(&foreign))];

@@ -105,7 +105,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     ("outbound: { upstreams: [{ service: a, dns: srv }] }", &["2:44: outbound.upstreams[0].dns: has no endpoints"]),
     (
-        "outbound: { upstreams: [{ service: a, dns_server: b:1 }] }",
+        "outbound: { upstreams: [{ service: a, dns_server: 127.0.0.1:1 }] }",
         &["2:51: outbound.upstreams[0].dns_server: has no dns"],
     ),
     ("outbound: { upstreams: [{ service: a, endpoints: [] }] }", &["2:50: outbound.upstreams[0].endpoints: is empty"]),

@@ -87,7 +87,7 @@ fn endpoints_are_fixed_or_looked_up() {
         sources,
         [
             EndpointSource::Fixed(vec![("10.0.0.5".into(), 80), ("::1".into(), 81)]),
-            EndpointSource::DnsSrv { names: vec!["b.consul".into()], server: Some(("127.0.0.1".into(), 8600)) },
+            EndpointSource::DnsSrv { names: vec!["b.consul".into()], server: "127.0.0.1:8600".parse().ok() },
             EndpointSource::DnsA { names: vec![("c.x".into(), 1)], server: None },
         ]
     );
