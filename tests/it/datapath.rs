@@ -30,7 +30,7 @@ fn every_way_in_leads_to_the_service() {
     let (ok, to_users) = (("status_class", "2xx"), ("service", "users"));
     pair.web.wait_for_metric("outrigger_requests_total", &[("direction", "outbound"), to_users, ok], counted);
     pair.users.wait_for_metric("outrigger_requests_total", &[("direction", "inbound"), ok], counted);
-    let line = pair.web.access_of(own.header("x-request-id"));
+    let line = pair.web.access_of("own-port");
     assert_eq!(
         (&line["service"], &line["direction"], &line["status"]),
         (&json!("users"), &json!("outbound"), &json!(200))
