@@ -177,7 +177,10 @@ mod tests {
         assert!(!whole.is_draining());
         let other = whole.part();
         other.spawn("stuck", std::future::pending());
-        assert!(matches!(whole.stop(Duration::from_secs(1)).await, Stopped::Killed { .. }), "the whole waits for its parts");
+        assert!(
+            matches!(whole.stop(Duration::from_secs(1)).await, Stopped::Killed { .. }),
+            "the whole waits for its parts"
+        );
         assert!(other.is_draining());
     }
 }

@@ -217,8 +217,9 @@ fn bare_spawns(source: &Source) -> Vec<String> {
             continue;
         }
         let argument = line.split(".spawn(").nth(1).unwrap_or_default().trim();
-        // A name in quotes or on the next line: Lifecycle. Nothing: `Command::spawn()`.
-        let named = argument.is_empty() || argument.starts_with('"') || argument.starts_with("name");
+        // A name, as text or variable, or on the next line: Lifecycle. Nothing: `Command::spawn()`.
+        let named =
+            argument.is_empty() || argument.starts_with('"') || argument.starts_with(&(identifier(argument) + ","));
         if !named && !argument.starts_with(')') {
             faults.push(format!("{}:{}: `.spawn({argument}`", source.path.display(), at + 1));
         }
@@ -237,12 +238,13 @@ fn sources(folder: &str) -> impl Iterator<Item = Source> + use<> {
     let for_tests: Vec<PathBuf> = read.iter().flat_map(|(path, text)| test_files(path, text)).collect();
     read.into_iter().map(move |(path, text)| {
         let code: Vec<String> = blank(&text).lines().map(str::to_owned).collect();
-        let in_test = mark_tests(&code, for_tests.contains(&path));
+        let whole = for_tests.iter().any(|tests| path == *tests || path.starts_with(tests.with_extension("")));
+        let in_test = mark_tests(&code, whole);
         Source { path, text, code, in_test }
     })
 }
 
-/// The files that `#[cfg(test)] mod name;` declares, by name or by `#[path = "…"]`.
+/// The files that `#[cfg(test)] mod name;` declares, by name or by `#[path = "…"]`; `name.rs` stands for `name/` too.
 fn test_files(declaring: &Path, text: &str) -> Vec<PathBuf> {
     let folder = declaring.parent().unwrap_or(Path::new(""));
     let stem = declaring.file_stem().unwrap_or_default().to_string_lossy();

@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::lifecycle::Lifecycle;
 use mesh::Mesh;
 use traffic::{Summary, Traffic};
 
@@ -46,24 +45,22 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// Start, story, end; every process that was started is gone when this returns, whatever happened.
 async fn whole(args: &Args) -> anyhow::Result<bool> {
-    let tasks = Lifecycle::new();
-    let mut mesh = Mesh::new(&tasks)?;
+    let mut mesh = Mesh::new()?;
     let told = tokio::select! {
-        told = story(args, &mut mesh, &tasks) => told,
+        told = story(args, &mut mesh) => told,
         signal = asked_to_end() => signal.map(|()| {
             eprintln!("\nending");
             true
         }),
     };
     mesh.end().await;
-    tasks.kill();
     told
 }
 
-async fn story(args: &Args, mesh: &mut Mesh, tasks: &Lifecycle) -> anyhow::Result<bool> {
+async fn story(args: &Args, mesh: &mut Mesh) -> anyhow::Result<bool> {
     let start = Instant::now();
     mesh.start().await?;
-    let traffic = Traffic::start(mesh.web_address(), tasks);
+    let traffic = Traffic::start(mesh.web_address());
     // Each instance is passing in the registry only after its first good probe.
     wait_until(&traffic, "every instance has answered", |summary| summary.instances() >= INSTANCES).await?;
     // What failed before the mesh stood was no loss.

@@ -45,8 +45,8 @@ struct Ready {
 struct Folder(PathBuf);
 
 impl Mesh {
-    pub(super) fn new(tasks: &Lifecycle) -> anyhow::Result<Self> {
-        Ok(Self { tasks: tasks.clone(), folder: Folder::new()?, registry: None, instances: Vec::new() })
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self { tasks: Lifecycle::new(), folder: Folder::new()?, registry: None, instances: Vec::new() })
     }
 
     pub(super) async fn start(&mut self) -> anyhow::Result<()> {
@@ -131,6 +131,7 @@ impl Mesh {
         if let Some((registry, _)) = &mut self.registry {
             let _ = registry.kill().await;
         }
+        self.tasks.kill();
     }
 
     async fn make_ca(&self) -> anyhow::Result<()> {
@@ -169,10 +170,10 @@ impl Mesh {
         if id == WEB {
             // web needs its sidecar's port, and the sidecar needs web's, which is bound already.
             let (sidecar, ready) = self.start_sidecar(id, address).await?;
-            let app = Service::web(id, listener, ready.outbound, &self.tasks)?;
+            let app = Service::web(id, listener, ready.outbound)?;
             return Ok(Instance { id, app, sidecar, ready });
         }
-        let app = Service::leaf(id, listener, &self.tasks)?;
+        let app = Service::leaf(id, listener)?;
         let (sidecar, ready) = self.start_sidecar(id, address).await?;
         Ok(Instance { id, app, sidecar, ready })
     }

@@ -31,25 +31,21 @@ enum Work {
 
 impl Service {
     /// An app that tells its name.
-    pub(super) fn leaf(name: &'static str, listener: TcpListener, tasks: &Lifecycle) -> anyhow::Result<Self> {
-        Self::start(name, listener, Work::TellName, tasks)
+    pub(super) fn leaf(name: &'static str, listener: TcpListener) -> anyhow::Result<Self> {
+        Self::start(name, listener, Work::TellName, Lifecycle::new())
     }
 
     /// The edge-facing app: `outbound` is its sidecar's port.
-    pub(super) fn web(
-        name: &'static str,
-        listener: TcpListener,
-        outbound: SocketAddr,
-        tasks: &Lifecycle,
-    ) -> anyhow::Result<Self> {
-        Self::start(name, listener, Work::AskBoth(Arc::new(Caller::new(outbound, tasks))), tasks)
+    pub(super) fn web(name: &'static str, listener: TcpListener, outbound: SocketAddr) -> anyhow::Result<Self> {
+        let tasks = Lifecycle::new();
+        let work = Work::AskBoth(Arc::new(Caller::new(outbound, &tasks)));
+        Self::start(name, listener, work, tasks)
     }
 
-    fn start(name: &'static str, listener: TcpListener, work: Work, tasks: &Lifecycle) -> anyhow::Result<Self> {
+    fn start(name: &'static str, listener: TcpListener, work: Work, tasks: Lifecycle) -> anyhow::Result<Self> {
         let address = listener.local_addr().context("asking for the app's port")?;
-        let own = tasks.part();
-        own.spawn("demo-app", accept(listener, name, work, own.clone()));
-        Ok(Self { address, tasks: own })
+        tasks.spawn("demo-app", accept(listener, name, work, tasks.clone()));
+        Ok(Self { address, tasks })
     }
 
     /// As `kill -9` would: the port is closed and every connection is cut.

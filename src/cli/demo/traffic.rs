@@ -30,8 +30,8 @@ pub(super) struct Summary {
 }
 
 impl Traffic {
-    pub(super) fn start(web: SocketAddr, tasks: &Lifecycle) -> Self {
-        let traffic = Self { sum: Arc::default(), tasks: tasks.part() };
+    pub(super) fn start(web: SocketAddr) -> Self {
+        let traffic = Self { sum: Arc::default(), tasks: Lifecycle::new() };
         let caller = Arc::new(Caller::new(web, &traffic.tasks));
         for _ in 0..CLIENTS {
             traffic.tasks.spawn("demo-client", drive(caller.clone(), traffic.sum.clone()));
