@@ -1,7 +1,6 @@
 //! Where the sidecar is in its life, and what it still waits for.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -19,13 +18,12 @@ pub enum Phase {
 /// The one truth about readiness.
 pub struct Status {
     phase: watch::Sender<Phase>,
-    pub since: SystemTime,
 }
 
 impl Status {
     pub fn starting(missing: impl IntoIterator<Item = String>) -> Self {
         let missing = missing.into_iter().collect();
-        Self { phase: watch::Sender::new(Phase::Starting { missing }), since: SystemTime::now() }
+        Self { phase: watch::Sender::new(Phase::Starting { missing }) }
     }
 
     /// One thing less is missing; ready when it was the last.

@@ -25,7 +25,6 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
-pub use problems::Problems;
 pub use schema::schema;
 
 use std::collections::BTreeMap;

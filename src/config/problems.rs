@@ -81,7 +81,8 @@ impl Problems {
         self.list.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 

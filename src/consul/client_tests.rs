@@ -145,11 +145,11 @@ async fn a_refusal_carries_the_status_and_the_start_of_the_text() {
         |_| (),
     )
     .await;
-    let error = world.client.get::<Value>(Api::AgentSelf, "/v1/agent/self", &[]).await.unwrap_err();
+    let error = world.client.get::<Value>(Api::AgentServices, "/v1/agent/self", &[]).await.unwrap_err();
     let ConsulError::Status { status, path, text } = &error else { panic!("{error}") };
     assert_eq!((*status, path.as_str(), text.len()), (500, "/v1/agent/self", 200));
     assert!(text.starts_with("No serversxxx"));
-    assert!(world.counted("agent_self", "failed"));
+    assert!(world.counted("agent_services", "failed"));
 }
 
 #[tokio::test]

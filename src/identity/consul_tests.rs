@@ -152,7 +152,7 @@ impl Consul {
             if self.process.try_wait().unwrap().is_some() {
                 return false;
             }
-            match client.get::<String>(Api::AgentSelf, "/v1/status/leader", &[]).await {
+            match client.get::<String>(Api::AgentServices, "/v1/status/leader", &[]).await {
                 Ok(answer) if !answer.value.is_empty() => return true,
                 _ => sleep(Duration::from_millis(50)).await,
             }
@@ -174,7 +174,7 @@ impl Consul {
         let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", lines.join("\n"));
         let body = json!({"Provider": "consul", "Config": {"LeafCertTTL": "72h", "PrivateKey": pem}});
         let path = "/v1/connect/ca/configuration";
-        self.client().put(Api::AgentSelf, path, &[], Some(&body), Duration::from_secs(10)).await.unwrap();
+        self.client().put(Api::AgentServices, path, &[], Some(&body), Duration::from_secs(10)).await.unwrap();
     }
 
     fn identity(&self, service: &str, snapshot: Option<Snapshot>, tasks: &Lifecycle) -> Arc<Current> {

@@ -262,15 +262,6 @@ impl Pool {
                 || !connections.shared.lock().is_empty()
         });
     }
-
-    /// Closes every idle connection, so that those who serve us can end.
-    pub fn close_idle(&self) {
-        let all: Vec<Arc<Connections>> = self.inner.endpoints.lock().values().cloned().collect();
-        for connections in all {
-            connections.idle.lock().clear();
-            connections.shared.lock().clear();
-        }
-    }
 }
 
 impl Connections {

@@ -1,5 +1,6 @@
 //! Whole files: every mistake, each at its place; good files, flags and variables.
 
+use super::problems::Problems;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
