@@ -154,7 +154,7 @@ mod tests {
     async fn a_stop_within_grace_is_clean() {
         let group = Lifecycle::new();
         let asked = group.drained();
-        group.spawn("good", async move { asked.await });
+        group.spawn("good", asked);
         assert_eq!(group.running(), [("good", 1)]);
         assert_eq!(group.stop(Duration::from_secs(1)).await, Stopped::Clean);
         assert_eq!(group.running(), []);

@@ -42,7 +42,16 @@ pub(super) struct DataPath {
     /// Connections to endpoints and to the app.
     pools_life: Lifecycle,
     control: Lifecycle,
-    bound: Option<(Bound, Bound, Vec<(ServiceName, Bound)>)>,
+    /// Until they accept.
+    sockets: Option<Sockets>,
+}
+
+/// The data path's bound listeners.
+pub(super) struct Sockets {
+    pub inbound: Bound,
+    pub outbound: Bound,
+    /// The upstreams' own ports.
+    pub upstreams: Vec<(ServiceName, Bound)>,
 }
 
 impl DataPath {
@@ -51,7 +60,7 @@ impl DataPath {
         workers: Workers,
         identity: Arc<identity::Current>,
         watching: Watching,
-        bound: (Bound, Bound, Vec<(ServiceName, Bound)>),
+        sockets: Sockets,
     ) -> Result<Self, Failure> {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
@@ -92,7 +101,7 @@ impl DataPath {
             outbound_life: Lifecycle::new(),
             pools_life,
             control,
-            bound: Some(bound),
+            sockets: Some(sockets),
         })
     }
 
@@ -101,7 +110,7 @@ impl DataPath {
         self.outbound.routes.store(self.upstreams.table());
         self.watch_app();
         let first = self.workers.first().runtime.clone();
-        if let Some((inbound, outbound, upstreams)) = self.bound.take() {
+        if let Some(Sockets { inbound, outbound, upstreams }) = self.sockets.take() {
             let listener = self.inbound_listener();
             self.inbound_life.spawn_on(&first, "accept-inbound", listener.run(inbound));
             self.accept_outbound(outbound, None);

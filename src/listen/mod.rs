@@ -160,7 +160,7 @@ impl<A: Accept> Listener<A> {
             match accepted {
                 Ok((socket, peer)) => {
                     failing = false;
-                    listener_state.hand_out(socket, peer, address, &open).await;
+                    listener_state.hand_out(socket, peer, address, &open);
                 }
                 Err(error) => {
                     // EMFILE and its like pass; a connection that ended before it was accepted is no fault of ours.
@@ -174,13 +174,7 @@ impl<A: Accept> Listener<A> {
         }
     }
 
-    async fn hand_out(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        local: SocketAddr,
-        open: &Arc<AtomicUsize>,
-    ) {
+    fn hand_out(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, local: SocketAddr, open: &Arc<AtomicUsize>) {
         let settings = **self.settings.peek();
         let count = Counted::enter(open.clone());
         let Some(target) = self.targets.iter().min_by_key(|target| target.load.load(Ordering::Relaxed)) else { return };

@@ -126,20 +126,18 @@ pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderV
 
 /// The ids of an exchange: the caller's where they are sane, else new ones. The headers are set for the next hop.
 pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
-    let request_id = match trace::sane_request_id(headers) {
-        Some(id) => id.clone(),
-        None => {
-            let id = trace::new_request_id();
-            headers.insert(X_REQUEST_ID, id.clone());
-            id
-        }
+    let request_id = if let Some(id) = trace::sane_request_id(headers) {
+        id.clone()
+    } else {
+        let id = trace::new_request_id();
+        headers.insert(X_REQUEST_ID, id.clone());
+        id
     };
-    let context = match TraceContext::parse(headers) {
-        Some(context) => context,
-        None => {
-            headers.remove(TRACESTATE);
-            TraceContext::new()
-        }
+    let context = if let Some(context) = TraceContext::parse(headers) {
+        context
+    } else {
+        headers.remove(TRACESTATE);
+        TraceContext::new()
     };
     headers.insert(HeaderName::from_static(TRACEPARENT), context.to_header());
     (request_id, context)

@@ -68,15 +68,14 @@ impl Outbound {
 
     fn route(&self, request: &Request<Incoming>) -> Result<Arc<Route>, Refusal> {
         let routes = self.shared.routes.peek();
-        match &self.fixed {
-            Some(name) => routes.by_name(name.as_str()).cloned().ok_or_else(|| {
+        if let Some(name) = &self.fixed {
+            routes.by_name(name.as_str()).cloned().ok_or_else(|| {
                 Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
-            }),
-            None => {
-                let host = headers::host_of(request);
-                let found = routes.by_host(host).cloned();
-                found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
-            }
+            })
+        } else {
+            let host = headers::host_of(request);
+            let found = routes.by_host(host).cloned();
+            found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
         }
     }
 }
