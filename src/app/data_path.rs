@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::uri::Authority;
-
 use super::upstreams::{Upstreams, Watching};
 use super::{Failure, settings};
 use crate::config::Config;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
-use crate::listen::{self, Bound, Listener, Security, Target};
+use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
@@ -151,6 +149,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
+            open: OpenConnections::default(),
         }
     }
 
@@ -169,6 +168,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.outbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
+            open: OpenConnections::default(),
         };
         lifecycle.spawn_on(&self.workers.first().runtime, "accept-outbound", listener.run(bound));
         if let Some(upstream) = upstream {
@@ -221,7 +221,8 @@ fn inbound_view(
 ) -> Result<InboundView, Failure> {
     let route = Route {
         service: app.clone(),
-        authority: config.service.name.as_str().parse::<Authority>()?,
+        authority: None,
+        host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
         connect_timeout: settings::APP_CONNECT,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Request, Response, Uri, header};
 use hyper::body::Incoming;
 
 use super::answer::{Dialect, answer, answer_bytes};
@@ -89,25 +89,22 @@ fn outgoing(
     let (mut head, body) = request.into_parts();
     headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
-    let authority = route.authority.clone();
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::InternalBug)?;
-    head.headers.insert(header::HOST, host);
-    head.uri = target(&head.uri, authority)?;
-    let body = request_body(body, route, exchange);
-    let mut request = Request::new(body);
+    head.headers.insert(header::HOST, route.host.clone());
+    let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
+    *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
     Ok(request)
 }
 
-/// `uri` with scheme and authority, as HTTP/2 wants it; HTTP/1.1 connections take the path alone.
-pub(super) fn target(uri: &Uri, authority: http::uri::Authority) -> Result<Uri, Refusal> {
+/// The path alone (RFC 9112 §3.2.1); whom it is for stands in Host. HTTP/2 connections add the rest.
+pub(super) fn origin_form(uri: Uri) -> Result<Uri, Refusal> {
+    if uri.authority().is_none() && uri.scheme().is_none() {
+        return Ok(uri);
+    }
+    let path = uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = Some(authority);
-    parts.path_and_query =
-        Some(uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
 }
 
@@ -196,15 +193,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_keep_path_and_query() {
-        let authority = http::uri::Authority::from_static("orders");
+    fn the_path_and_query_are_what_is_sent_on() {
         for (given, wanted) in [
-            ("/a?b=c", "http://orders/a?b=c"),
-            ("http://orders.mesh:80/a", "http://orders/a"),
-            ("http://orders.mesh", "http://orders/"),
+            ("/a?b=c", "/a?b=c"),
+            ("http://orders.mesh:80/a", "/a"),
+            ("http://orders.mesh", "/"),
+            ("http://orders.mesh?b=c", "/?b=c"),
+            ("*", "*"),
         ] {
-            let uri: Uri = given.parse().unwrap();
-            assert_eq!(target(&uri, authority.clone()).unwrap_or_default().to_string(), wanted);
+            assert_eq!(origin_form(given.parse().unwrap()).ok().unwrap().to_string(), wanted);
         }
     }
 }

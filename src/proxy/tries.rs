@@ -42,18 +42,20 @@ async fn try_all(
     exchange: &mut Exchange,
     deadline: Option<Instant>,
 ) -> Result<(Response<Tethered>, Lease), Refusal> {
-    let want = Want { http2: route.http2, connect_timeout: route.connect_timeout };
+    let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
     let replay = Replay::of(&request, route);
     let method = request.method().clone();
     let mut next = Some(request);
     let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
     route.service.note_request();
+    // Reading the clock costs as much as a header: the first try began when the request did.
+    let mut now = exchange.began();
     loop {
         // The caller's own request while it is at hand, else the copy of one without a body.
         let Some(request) = next.take().or_else(|| replay.as_ref().map(Replay::request)) else {
             return Err(Refusal::new(Reason::InternalBug, "a retry without a request"));
         };
-        let ask = Ask { tried: &tried, now: Instant::now(), entropy: fastrand::u64(..) };
+        let ask = Ask { tried: &tried, now, entropy: fastrand::u64(..) };
         let lease = route.service.lease(&ask)?;
         tried.push(lease.endpoint().number());
         exchange.tries(lease.endpoint());
@@ -81,6 +83,7 @@ async fn try_all(
         exchange.note(&refusal.detail);
         next = failed.request;
         pause(tried.len(), route).await;
+        now = Instant::now();
     }
 }
 
@@ -136,6 +139,7 @@ fn judge(failed: &Failed, exchange: &Exchange) -> Judged {
             }
             fate => judged(TryOutcome::Cancelled, Failure::Final, body_reason(fate)),
         },
+        AttemptError::BadRequest(_) => judged(TryOutcome::Cancelled, Failure::Final, Reason::BadRequest),
         AttemptError::BadResponse(_) => judged(TryOutcome::BadResponse, Failure::Final, Reason::BadResponse),
         AttemptError::RequestBody(_) => {
             judged(TryOutcome::Cancelled, Failure::Final, body_reason(exchange.upload_fate()))
@@ -162,7 +166,10 @@ fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
             }
         }
         AttemptError::Reset(_) | AttemptError::BadResponse(_) => lease.broke(RESET_PENALTY, now),
-        AttemptError::NoIdentity | AttemptError::Unsent(_) | AttemptError::RequestBody(_) => {}
+        AttemptError::NoIdentity
+        | AttemptError::Unsent(_)
+        | AttemptError::RequestBody(_)
+        | AttemptError::BadRequest(_) => {}
     }
 }
 
