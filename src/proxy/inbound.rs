@@ -12,13 +12,14 @@ use super::answer::Dialect;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse, refuse_early, request_body};
+use super::tries::Answer;
 use super::{Refusal, headers, tries};
 use crate::listen::{Accept, Connection};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::Route;
 use crate::telemetry::AccessLog;
-use crate::upstream::{Pool, RequestBody, Tethered};
+use crate::upstream::{Pool, RequestBody};
 
 /// What all workers share of the inbound side.
 pub struct InboundShared {
@@ -67,7 +68,7 @@ impl Inbound {
             Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
         match self.forward(&view, caller, Request::from_parts(head, body), &mut exchange).await {
-            Ok((response, lease)) => finish(response, lease, &view.app, exchange),
+            Ok(answer) => finish(answer, &view.app, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -78,7 +79,7 @@ impl Inbound {
         caller: &Caller,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Tethered>, crate::service::Lease), Refusal> {
+    ) -> Result<Answer, Refusal> {
         headers::check(&request)?;
         let request = incoming(view, caller, request, exchange)?;
         tries::send(&self.pool, &view.app, request, exchange).await

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use super::answer::{Dialect, answer, answer_bytes};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::tries::Answer;
 use super::{Refusal, headers, tries};
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
@@ -16,7 +17,7 @@ use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Route, RouteTable};
 use crate::telemetry::{AccessLog, Flow, trace};
-use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody, Tethered};
+use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
 /// What all outbound listeners and workers share.
 pub struct OutboundShared {
@@ -48,7 +49,7 @@ impl Outbound {
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
         match self.forward(Request::from_parts(head, body), &mut exchange).await {
-            Ok((response, lease, route)) => finish(response, lease, &route, exchange),
+            Ok((answer, route)) => finish(answer, &route, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -57,13 +58,13 @@ impl Outbound {
         &self,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Tethered>, crate::service::Lease, Arc<Route>), Refusal> {
+    ) -> Result<(Answer, Arc<Route>), Refusal> {
         headers::check(&request)?;
         let route = self.route(&request)?;
         exchange.belongs_to(&route.flow);
         let request = outgoing(request, &route, exchange)?;
-        let (response, lease) = tries::send(&self.pool, &route, request, exchange).await?;
-        Ok((response, lease, route))
+        let answer = tries::send(&self.pool, &route, request, exchange).await?;
+        Ok((answer, route))
     }
 
     fn route(&self, request: &Request<Incoming>) -> Result<Arc<Route>, Refusal> {
@@ -119,16 +120,20 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
 }
 
 /// The endpoint's answer on its way to the caller.
-pub(super) fn finish(
-    response: Response<Tethered>,
-    lease: crate::service::Lease,
-    route: &Route,
-    exchange: Exchange,
-) -> Response<ResponseBody> {
-    let (mut head, body) = response.into_parts();
+pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Response<ResponseBody> {
+    let (mut head, body) = match answer {
+        Answer::Whole(response) => {
+            let (head, body) = response.into_parts();
+            (head, ResponseBody::own(body, exchange))
+        }
+        Answer::Streaming(response, lease) => {
+            let (head, body) = response.into_parts();
+            (head, ResponseBody::upstream(body, lease, route.idle_timeout, exchange))
+        }
+    };
     headers::strip_hop_by_hop(&mut head.headers);
     // The version is that of the caller's connection, which hyper knows.
-    let mut response = Response::new(ResponseBody::upstream(body, lease, route.idle_timeout, exchange));
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response

@@ -3,15 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::body::Body;
 
 use super::Refusal;
 use super::exchange::Exchange;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
-use crate::service::{Ask, Lease};
+use crate::service::{Ask, Endpoint, Lease};
 use crate::telemetry::{Flow, RetryOutcome, TryOutcome};
-use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Tethered, Want};
+use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Sent, Tethered, Want};
+
+/// An answer with what is left of it to come.
+pub(super) enum Answer {
+    /// A short body that has come whole, so that an endpoint that dies half way costs another try and not the answer.
+    Whole(Response<Bytes>),
+    Streaming(Response<Tethered>, Lease),
+}
 
 /// Sends `request` until an endpoint answers, within the route's timeout.
 ///
@@ -22,7 +32,7 @@ pub(super) async fn send(
     route: &Route,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<(Response<Tethered>, Lease), Refusal> {
+) -> Result<Answer, Refusal> {
     let Some(timeout) = route.timeout else { return try_all(pool, route, request, exchange, None).await };
     let deadline = exchange.began() + timeout;
     let tries = try_all(pool, route, request, exchange, Some(deadline));
@@ -41,7 +51,7 @@ async fn try_all(
     request: Request<RequestBody>,
     exchange: &mut Exchange,
     deadline: Option<Instant>,
-) -> Result<(Response<Tethered>, Lease), Refusal> {
+) -> Result<Answer, Refusal> {
     let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
     let replay = Replay::of(&request, route);
     let method = request.method().clone();
@@ -62,13 +72,18 @@ async fn try_all(
         let trying = Trying { lease: Some(lease), flow: &route.flow, deadline };
         let failed = match pool.send(trying.endpoint(), request, want).await {
             Ok(sent) => {
-                let now = Instant::now();
-                let lease = trying.ended(TryOutcome::Answered);
-                if lease.answered(sent.at, now) {
-                    tracing::info!(service = %route.service.name(), endpoint = %lease.endpoint().listing.address, "endpoint reachable again");
+                note_answer(route, &trying, &sent, exchange);
+                let again = replay.is_some() && route.retry.allows(RESET, &method, tries(&tried));
+                if !again || !is_short(&sent.response) {
+                    return Ok(Answer::Streaming(sent.response, trying.ended(TryOutcome::Answered)));
                 }
-                exchange.answered(sent.response.status(), now);
-                return Ok((sent.response, lease));
+                match whole(sent.response, route.idle_timeout).await {
+                    Ok(response) => {
+                        trying.ended(TryOutcome::Answered);
+                        return Ok(Answer::Whole(response));
+                    }
+                    Err(error) => Failed { error, request: None, reused: false },
+                }
             }
             Err(failed) => failed,
         };
@@ -77,19 +92,70 @@ async fn try_all(
         note_failure(route, &lease, &failed.error);
         drop(lease);
         let refusal = Refusal::new(judged.reason, failed.error.to_string());
-        if !may_try_again(route, judged.failure, &method, tried.len(), failed.request.is_some() || replay.is_some()) {
+        let at_hand = failed.request.is_some() || replay.is_some();
+        if !may_try_again(route, judged.failure, &method, tries(&tried), at_hand) {
             return Err(refusal);
         }
         exchange.note(&refusal.detail);
         next = failed.request;
-        pause(tried.len(), route).await;
+        pause(tries(&tried), route).await;
         now = Instant::now();
     }
 }
 
+fn tries(tried: &[u64]) -> u32 {
+    u32::try_from(tried.len()).unwrap_or(u32::MAX)
+}
+
+/// The head of an answer came: what its endpoint and its exchange learn of it.
+fn note_answer(route: &Route, trying: &Trying<'_>, sent: &Sent, exchange: &mut Exchange) {
+    let now = Instant::now();
+    exchange.answered(sent.response.status(), now);
+    if trying.lease().answered(sent.at, now) {
+        tracing::info!(service = %route.service.name(), endpoint = %trying.endpoint().listing.address, "endpoint reachable again");
+    }
+}
+
+/// Whether an answer's body is announced to be so short that it is waited for.
+fn is_short(response: &Response<Tethered>) -> bool {
+    let size = response.body().size_hint();
+    !response.body().is_end_stream() && size.exact().is_some_and(|size| size <= SHORT)
+}
+
+/// The whole of a short answer. Trailers are no part of an answer whose length was announced.
+async fn whole(response: Response<Tethered>, idle: Duration) -> Result<Response<Bytes>, AttemptError> {
+    let (head, mut body) = response.into_parts();
+    let mut gathered = Bytes::new();
+    let limit = tokio::time::sleep(idle);
+    tokio::pin!(limit);
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = &mut limit => return Err(AttemptError::Reset(format!("no byte of the answer for {idle:?}"))),
+        };
+        match frame {
+            None => return Ok(Response::from_parts(head, gathered)),
+            Some(Err(error)) => return Err(AttemptError::Reset(format!("the answer broke off: {error}"))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if gathered.is_empty() => gathered = data,
+                Ok(data) => gathered = [gathered, data].concat().into(),
+                Err(_) => {}
+            },
+        }
+        if body.is_end_stream() {
+            return Ok(Response::from_parts(head, gathered));
+        }
+    }
+}
+
+/// Bytes of a body that is waited for: what a connection carries in a round trip or two.
+const SHORT: u64 = 16 * 1024;
+const RESET: Failure = Failure::Reset { reused: true };
+
 /// Whether another try is allowed, said in `outrigger_retries_total` either way.
-fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: usize, at_hand: bool) -> bool {
-    if !route.retry.allows(failure, method, u32::try_from(tries).unwrap_or(u32::MAX)) {
+fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: u32, at_hand: bool) -> bool {
+    if !route.retry.allows(failure, method, tries) {
         return false;
     }
     let outcome = if !at_hand {
@@ -105,8 +171,8 @@ fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: usize,
 
 /// The first retry goes to another endpoint at once; later ones, or those that can only meet the same one, wait a little
 /// at random, so that callers do not come back in step.
-async fn pause(tries: usize, route: &Route) {
-    if tries < route.service.endpoints().all().len() {
+async fn pause(tries: u32, route: &Route) {
+    if (tries as usize) < route.service.endpoints().all().len() {
         return;
     }
     let ceiling = BACKOFF.saturating_mul(1 << tries.min(4)).min(LONGEST_BACKOFF);
@@ -185,8 +251,12 @@ struct Trying<'a> {
 }
 
 impl Trying<'_> {
-    fn endpoint(&self) -> &Arc<crate::service::Endpoint> {
-        self.lease.as_ref().expect("a lease is held until `ended`, which takes self").endpoint()
+    fn lease(&self) -> &Lease {
+        self.lease.as_ref().expect("a lease is held until `ended`, which takes self")
+    }
+
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        self.lease().endpoint()
     }
 
     fn ended(mut self, outcome: TryOutcome) -> Lease {
