@@ -1,9 +1,11 @@
 //! A request's tries: an endpoint each, until one answers, or nothing that is safe is left.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -35,9 +37,13 @@ pub(super) async fn send(
 ) -> Result<Answer, Refusal> {
     let Some(timeout) = route.timeout else { return try_all(pool, route, request, exchange, None).await };
     let deadline = exchange.began() + timeout;
-    let tries = try_all(pool, route, request, exchange, Some(deadline));
-    if let Ok(ended) = tokio::time::timeout_at(deadline.into(), tries).await {
-        return ended;
+    {
+        // Pinned where they are made: moving them, as `timeout_at` would, costs more than the timer.
+        let tries = pin!(try_all(pool, route, request, exchange, Some(deadline)));
+        let late = pin!(tokio::time::sleep_until(deadline.into()));
+        if let Either::Left((ended, _)) = select(tries, late).await {
+            return ended;
+        }
     }
     Err(match exchange.upload_fate() {
         BodyFate::Fine => Refusal::new(Reason::Deadline, format!("no answer within {timeout:?}")),

@@ -139,9 +139,14 @@ impl Pool {
 
     /// An idle, shared or new connection; true if it was used before.
     async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
-        if let Some(way) = to.at_hand() {
-            return Ok((way, true));
+        match to.at_hand() {
+            Some(way) => Ok((way, true)),
+            // Boxed: a dial is rare and its future large, and every request's future would carry it about.
+            None => Box::pin(self.new_connection(to, want)).await,
         }
+    }
+
+    async fn new_connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
         if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
             return Ok((self.open(to, want).await?, false));
