@@ -124,7 +124,7 @@ pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Respo
     let (mut head, body) = match answer {
         Answer::Whole(response) => {
             let (head, body) = response.into_parts();
-            (head, ResponseBody::own(body, exchange))
+            (head, ResponseBody::whole(body, exchange))
         }
         Answer::Streaming(response, lease) => {
             let (head, body) = response.into_parts();

@@ -4,25 +4,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body_util::BodyExt;
-use hyper::body::Body;
 
 use super::Refusal;
 use super::exchange::Exchange;
+use super::gather::{Begun, Gathered, Patience, Whole, gather};
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
 use crate::service::{Ask, Endpoint, Lease};
 use crate::telemetry::{Flow, RetryOutcome, TryOutcome};
-use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Sent, Tethered, Want};
+use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Sent, Want};
 
 /// An answer with what is left of it to come.
 pub(super) enum Answer {
     /// A short body that has come whole, so that an endpoint that dies half way costs another try and not the answer.
-    Whole(Response<Bytes>),
-    Streaming(Response<Tethered>, Lease),
+    Whole(Response<Whole>),
+    Streaming(Response<Begun>, Lease),
 }
 
 /// Sends `request` until an endpoint answers, within the route's timeout.
@@ -80,13 +78,14 @@ async fn try_all(
             Ok(sent) => {
                 note_answer(route, &trying, &sent, exchange);
                 let again = replay.is_some() && route.retry.allows(RESET, &method, tries(&tried));
-                if !again || !is_short(&sent.response) {
-                    return Ok(Answer::Streaming(sent.response, trying.ended(TryOutcome::Answered)));
-                }
-                match whole(sent.response, route.idle_timeout).await {
-                    Ok(response) => {
+                let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
+                match gather(sent.response, patience).await {
+                    Ok(Gathered::Whole(response)) => {
                         trying.ended(TryOutcome::Answered);
                         return Ok(Answer::Whole(response));
+                    }
+                    Ok(Gathered::Begun(response)) => {
+                        return Ok(Answer::Streaming(response, trying.ended(TryOutcome::Answered)));
                     }
                     Err(error) => Failed { error, request: None, reused: false },
                 }
@@ -122,41 +121,6 @@ fn note_answer(route: &Route, trying: &Trying<'_>, sent: &Sent, exchange: &mut E
     }
 }
 
-/// Whether an answer's body is announced to be so short that it is waited for.
-fn is_short(response: &Response<Tethered>) -> bool {
-    let size = response.body().size_hint();
-    !response.body().is_end_stream() && size.exact().is_some_and(|size| size <= SHORT)
-}
-
-/// The whole of a short answer. Trailers are no part of an answer whose length was announced.
-async fn whole(response: Response<Tethered>, idle: Duration) -> Result<Response<Bytes>, AttemptError> {
-    let (head, mut body) = response.into_parts();
-    let mut gathered = Bytes::new();
-    let limit = tokio::time::sleep(idle);
-    tokio::pin!(limit);
-    loop {
-        let frame = tokio::select! {
-            biased;
-            frame = body.frame() => frame,
-            () = &mut limit => return Err(AttemptError::Reset(format!("no byte of the answer for {idle:?}"))),
-        };
-        match frame {
-            None => return Ok(Response::from_parts(head, gathered)),
-            Some(Err(error)) => return Err(AttemptError::Reset(format!("the answer broke off: {error}"))),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if gathered.is_empty() => gathered = data,
-                Ok(data) => gathered = [gathered, data].concat().into(),
-                Err(_) => {}
-            },
-        }
-        if body.is_end_stream() {
-            return Ok(Response::from_parts(head, gathered));
-        }
-    }
-}
-
-/// Bytes of a body that is waited for: what a connection carries in a round trip or two.
-const SHORT: u64 = 16 * 1024;
 const RESET: Failure = Failure::Reset { reused: true };
 
 /// Whether another try is allowed, said in `outrigger_retries_total` either way.
