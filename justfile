@@ -21,6 +21,14 @@ test *FILTER:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
+# what a decision costs (criterion)
+bench *ARGS:
+    cargo bench --bench decide -- {{ARGS}}
+
+# a release binary with symbols, for perf and callgrind
+profile:
+    cargo build --profile profiling
+
 # rewrite the generated pages under docs/
 docs:
     UPDATE_DOCS=1 cargo test --lib docs
