@@ -72,6 +72,7 @@ impl Desk {
                     app_port: 8080,
                     trusted: Vec::new(),
                 }),
+                plain_peers: Arc::default(),
                 access_log: Arc::default(),
             }),
             metrics: metrics.clone(),

@@ -1,5 +1,6 @@
 //! The mesh as this sidecar sees it: itself and its upstreams, as JSON or as a Mermaid graph.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use http::StatusCode;
@@ -16,6 +17,8 @@ struct Topology {
     id: String,
     /// Sorted by name.
     upstreams: Vec<Edge>,
+    /// Connections in plain text to a permissive inbound listener, by address: who would be refused if it were strict.
+    plain_text_peers: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize)]
@@ -53,7 +56,12 @@ impl Topology {
                 in_flight: route.flow.in_flight.get(),
             }
         });
-        Self { service: view.service.to_string(), id: view.id.clone(), upstreams: edges.collect() }
+        Self {
+            service: view.service.to_string(),
+            id: view.id.clone(),
+            upstreams: edges.collect(),
+            plain_text_peers: view.inbound.plain_peers.counts(),
+        }
     }
 
     /// Names need no escape here: a `ServiceName` has no quote, bracket or line end.

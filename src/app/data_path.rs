@@ -66,7 +66,11 @@ impl DataPath {
         let app = Arc::new(Service::new(config.service.name.clone(), Balance::LeastLoaded, Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
         let view = inbound_view(config, &app, &flow)?;
-        let inbound = Arc::new(InboundShared { view: Published::new(view), access_log: access_log.clone() });
+        let inbound = Arc::new(InboundShared {
+            view: Published::new(view),
+            plain_peers: Arc::default(),
+            access_log: access_log.clone(),
+        });
         let outbound = Arc::new(OutboundShared {
             routes: Published::new(RouteTable::default()),
             unrouted: Arc::new(metrics.flow(Direction::Outbound, UNROUTED)),
@@ -150,6 +154,7 @@ impl DataPath {
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
             open: OpenConnections::default(),
+            plain_peers: self.inbound.plain_peers.clone(),
         }
     }
 
@@ -169,6 +174,7 @@ impl DataPath {
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
             open: OpenConnections::default(),
+            plain_peers: Arc::default(),
         };
         lifecycle.spawn_on(&self.workers.first().runtime, "accept-outbound", listener.run(bound));
         if let Some(upstream) = upstream {

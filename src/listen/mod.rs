@@ -5,6 +5,7 @@ mod connection;
 mod guard;
 mod http;
 mod open;
+mod plain_peers;
 mod sniff;
 mod tls;
 
@@ -30,6 +31,7 @@ use crate::telemetry::{ConnectionState, Direction, Metrics};
 
 pub use connection::{Connection, Peer};
 pub use open::OpenConnections;
+pub use plain_peers::PlainPeers;
 
 /// What a listener allows. Reloadable: a connection keeps what it began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +139,8 @@ pub struct Listener<A> {
     /// Ends accepting when it drains; its tasks are the connections.
     pub lifecycle: Lifecycle,
     pub open: OpenConnections,
+    /// Noted by a permissive listener.
+    pub plain_peers: Arc<PlainPeers>,
 }
 
 impl<A: Accept> Listener<A> {
@@ -239,6 +243,7 @@ impl<A: Accept> Listener<A> {
                         http::serve(self, *stream, connection, settings, handler, alpn.as_deref()).await;
                     }
                     tls::Accepted::PlainText { socket } if permissive => {
+                        self.plain_peers.note(peer.ip().to_canonical());
                         self.serve_plain(socket, peer, local, settings, handler).await;
                     }
                     tls::Accepted::PlainText { socket } => {

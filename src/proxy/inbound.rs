@@ -14,7 +14,7 @@ use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse, refuse_early, request_body};
 use super::tries::Answer;
 use super::{Refusal, headers, tries};
-use crate::listen::{Accept, Connection};
+use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::Route;
@@ -24,6 +24,8 @@ use crate::upstream::{Pool, RequestBody};
 /// What all workers share of the inbound side.
 pub struct InboundShared {
     pub view: Published<InboundView>,
+    /// Who spoke plain text to a permissive listener.
+    pub plain_peers: Arc<PlainPeers>,
     pub access_log: Arc<Published<Option<AccessLog>>>,
 }
 

@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::AttemptError;
-use crate::identity::{self, Identity};
+use crate::identity;
 use crate::names::ServiceName;
 use crate::service::{Endpoint, Wire};
 
@@ -60,7 +60,8 @@ impl Dialer {
             (false, true) => &identity.client.h2,
             (false, false) => &identity.client.http1,
         };
-        let name = server_name(&identity, peer, address);
+        // No SNI is sent and no host name verified: the peer is who its URI says.
+        let name = ServerName::from(address.ip());
         let connector = TlsConnector::from(config.clone());
         let stream = connector.connect(name, socket).await.map_err(|error| tls_failure(address, &error))?;
         check_peer(&stream, peer, address)?;
@@ -94,12 +95,4 @@ fn tls_failure(address: std::net::SocketAddr, error: &std::io::Error) -> Attempt
     } else {
         AttemptError::Connect { address, cause: format!("TLS handshake: {error}") }
     }
-}
-
-/// SNI as Consul's own proxies send it: `SVC.NS.DC.internal.TRUST-DOMAIN`. Where that is no host name (an underscore),
-/// the address stands in and no SNI is sent.
-fn server_name(identity: &Identity, peer: &ServiceName, address: std::net::SocketAddr) -> ServerName<'static> {
-    let us = &identity.id;
-    let name = format!("{peer}.{}.{}.internal.{}", us.namespace(), us.datacenter(), us.trust_domain());
-    ServerName::try_from(name).unwrap_or_else(|_| ServerName::from(address.ip()))
 }

@@ -76,6 +76,8 @@ fn permissive_takes_plain_text_too_and_off_takes_only_that() {
     assert_eq!(permissive.get("/").app(), "users-1");
     assert_eq!(Ask::get("/").host("x").send(permissive.users.inbound()).app(), "users-1");
     permissive.users.wait_for_metric("outrigger_handshakes_total", &[("outcome", "plain_text")], 1.0);
+    let topology = Ask::get("/topology").host("localhost").send(permissive.users.admin()).json();
+    assert_eq!(topology["plain_text_peers"], json!({ "127.0.0.1": 1 }), "{topology}");
     let off = Pair::with(
         |users| users.set("inbound.mtls", json!("off")),
         |web| web.set("outbound.upstreams", json!([{ "service": "users", "mtls": "off" }])),
