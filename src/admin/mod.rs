@@ -1,8 +1,19 @@
 //! The admin and metrics listeners (contract: `/livez /readyz /config /endpoints /certs /topology /metrics`, `POST /drain
 //! /reload /quit`, a page at `/`). Reads snapshots; knows nothing of the data path's insides.
 
+mod answer;
+mod certificates;
+mod commands;
+mod desk;
+mod endpoints;
+mod guard;
+mod listener;
 mod status;
+#[cfg(test)]
+mod tests;
+mod topology;
 
+pub use listener::{serve_admin, serve_metrics};
 pub use status::{Phase, Status};
 
 use std::sync::Arc;
