@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A group of tasks that ends together. Clones share the group; `child` makes one that ends with its parent or earlier.
+/// A group of tasks that ends together. Clones share the group; `part` makes one that ends with the whole or earlier.
 #[derive(Clone)]
 pub struct Lifecycle {
     drain: CancellationToken,
@@ -40,14 +40,15 @@ impl Lifecycle {
         }
     }
 
-    /// A group of its own that also ends when this one does.
+    /// A part of this group that can be drained or killed by itself. It ends with the whole, and the whole's `stop` waits
+    /// for it.
     #[must_use]
-    pub fn child(&self) -> Self {
+    pub fn part(&self) -> Self {
         Self {
             drain: self.drain.child_token(),
             kill: self.kill.child_token(),
-            tasks: TaskTracker::new(),
-            names: Arc::default(),
+            tasks: self.tasks.clone(),
+            names: self.names.clone(),
         }
     }
 
@@ -94,6 +95,12 @@ impl Lifecycle {
     #[must_use]
     pub fn running(&self) -> Vec<(&'static str, usize)> {
         self.names.lock().iter().filter(|(_, n)| **n > 0).map(|(name, n)| (*name, *n)).collect()
+    }
+
+    /// Resolves when every task of the group has ended; to be asked once it drains.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Asks all to finish, waits at most `grace`, then kills what is left.
@@ -163,13 +170,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_child_ends_with_its_parent_but_not_the_other_way_round() {
-        let parent = Lifecycle::new();
-        let child = parent.child();
-        child.begin_drain();
-        assert!(!parent.is_draining());
-        let other = parent.child();
-        parent.kill();
+    async fn a_part_ends_with_the_whole_but_not_the_other_way_round() {
+        let whole = Lifecycle::new();
+        let part = whole.part();
+        part.begin_drain();
+        assert!(!whole.is_draining());
+        let other = whole.part();
+        other.spawn("stuck", std::future::pending());
+        assert!(
+            matches!(whole.stop(Duration::from_secs(1)).await, Stopped::Killed { .. }),
+            "the whole waits for its parts"
+        );
         assert!(other.is_draining());
     }
 }

@@ -217,8 +217,9 @@ fn bare_spawns(source: &Source) -> Vec<String> {
             continue;
         }
         let argument = line.split(".spawn(").nth(1).unwrap_or_default().trim();
-        // A name in quotes or on the next line: Lifecycle. Nothing: `Command::spawn()`.
-        let named = argument.is_empty() || argument.starts_with('"') || argument.starts_with("name");
+        // A name, as text or variable, or on the next line: Lifecycle. Nothing: `Command::spawn()`.
+        let named =
+            argument.is_empty() || argument.starts_with('"') || argument.starts_with(&(identifier(argument) + ","));
         if !named && !argument.starts_with(')') {
             faults.push(format!("{}:{}: `.spawn({argument}`", source.path.display(), at + 1));
         }
@@ -230,12 +231,40 @@ fn sources(folder: &str) -> impl Iterator<Item = Source> + use<> {
     let mut paths = Vec::new();
     collect(Path::new(folder), &mut paths);
     paths.sort();
-    paths.into_iter().map(|path| {
-        let text = fs::read_to_string(&path).expect("a source file can be read");
+    let read: Vec<(PathBuf, String)> = paths
+        .into_iter()
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("a source file can be read")))
+        .collect();
+    let for_tests: Vec<PathBuf> = read.iter().flat_map(|(path, text)| test_files(path, text)).collect();
+    read.into_iter().map(move |(path, text)| {
         let code: Vec<String> = blank(&text).lines().map(str::to_owned).collect();
-        let in_test = mark_tests(&code, path.file_name().is_some_and(|name| name == "tests.rs"));
+        let whole = for_tests.iter().any(|tests| path == *tests || path.starts_with(tests.with_extension("")));
+        let in_test = mark_tests(&code, whole);
         Source { path, text, code, in_test }
     })
+}
+
+/// The files that `#[cfg(test)] mod name;` declares, by name or by `#[path = "…"]`; `name.rs` stands for `name/` too.
+fn test_files(declaring: &Path, text: &str) -> Vec<PathBuf> {
+    let folder = declaring.parent().unwrap_or(Path::new(""));
+    let stem = declaring.file_stem().unwrap_or_default().to_string_lossy();
+    let inner = if ["mod", "lib", "main"].contains(&&*stem) { folder.to_path_buf() } else { folder.join(&*stem) };
+    let (mut found, mut lines) = (Vec::new(), text.lines().map(str::trim));
+    while let Some(line) = lines.next() {
+        if line != "#[cfg(test)]" {
+            continue;
+        }
+        let mut next = lines.next().unwrap_or_default();
+        let named = next.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]"));
+        if named.is_some() {
+            next = lines.next().unwrap_or_default();
+        }
+        let module = next.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").strip_prefix("mod ");
+        if let Some(module) = module.and_then(|rest| rest.strip_suffix(';')) {
+            found.push(named.map_or_else(|| inner.join(format!("{module}.rs")), |path| folder.join(path)));
+        }
+    }
+    found
 }
 
 fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -249,7 +278,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Marks the lines of each item that follows `#[cfg(test)]`, up to its closing brace or semicolon.
+/// Marks every line of a file that is for tests as a `whole`, else the lines of each item that follows `#[cfg(test)]`, up to its closing brace or semicolon.
 fn mark_tests(code: &[String], whole: bool) -> Vec<bool> {
     let mut marks = vec![whole; code.len()];
     let mut at = 0;

@@ -29,7 +29,7 @@ pub async fn serve_metrics(listener: TcpListener, view: Arc<View>, lifecycle: Li
     serve(listener, Desk::metrics(view), "metrics connection", lifecycle).await;
 }
 
-async fn serve(listener: TcpListener, desk: Desk, name: &'static str, lifecycle: Lifecycle) {
+async fn serve(listener: TcpListener, desk: Desk, task: &'static str, lifecycle: Lifecycle) {
     let desk = Arc::new(desk);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut failing = false;
@@ -42,7 +42,7 @@ async fn serve(listener: TcpListener, desk: Desk, name: &'static str, lifecycle:
                     continue;
                 };
                 let desk = desk.clone();
-                lifecycle.spawn(name, async move {
+                lifecycle.spawn(task, async move {
                     serve_connection(socket, desk).await;
                     drop(place);
                 });
@@ -50,7 +50,7 @@ async fn serve(listener: TcpListener, desk: Desk, name: &'static str, lifecycle:
             Err(error) => {
                 // EMFILE and its like pass; a connection that ended before it was accepted is no fault of ours.
                 if !failing {
-                    tracing::warn!(listener = name, %error, "accepting fails; trying again");
+                    tracing::warn!(listener = task, %error, "accepting fails; trying again");
                     failing = true;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

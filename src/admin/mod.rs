@@ -10,6 +10,8 @@ mod guard;
 mod listener;
 mod status;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod topology;
 

@@ -1,7 +1,6 @@
 //! Where the sidecar is in its life, and what it still waits for.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -9,7 +8,9 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// With what is still missing: `identity`, `registration`, `upstream orders`.
-    Starting { missing: BTreeSet<String> },
+    Starting {
+        missing: BTreeSet<String>,
+    },
     Ready,
     Draining,
 }
@@ -17,13 +18,12 @@ pub enum Phase {
 /// The one truth about readiness.
 pub struct Status {
     phase: watch::Sender<Phase>,
-    pub since: SystemTime,
 }
 
 impl Status {
     pub fn starting(missing: impl IntoIterator<Item = String>) -> Self {
         let missing = missing.into_iter().collect();
-        Self { phase: watch::Sender::new(Phase::Starting { missing }), since: SystemTime::now() }
+        Self { phase: watch::Sender::new(Phase::Starting { missing }) }
     }
 
     /// One thing less is missing; ready when it was the last.

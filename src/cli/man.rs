@@ -26,6 +26,13 @@ pub(super) fn page() -> io::Result<Vec<u8>> {
     command.build();
     let mut page = Vec::new();
     Man::new(command.clone()).render(&mut page)?;
+    // The commands have no pages of their own.
+    let mut text = String::from_utf8_lossy(&page).into_owned();
+    for command in command.get_subcommands() {
+        let name = command.get_name();
+        text = text.replace(&format!("outrigger\\-{name}(1)"), &format!("\\fBoutrigger {name}\\fR"));
+    }
+    let mut page = text.into_bytes();
     commands(&command, &mut page)?;
     Ok(page)
 }

@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod ca;
 mod check;
 mod completions;
+mod demo;
 #[cfg(test)]
 mod docs_tests;
 mod log;
@@ -43,6 +45,8 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Ca(ca::Args),
+    Demo(demo::Args),
     Registry(registry::RegistryArgs),
     Schema(schema::Args),
     Completions(completions::Args),
@@ -75,6 +79,8 @@ fn dispatch(cli: Cli, environment: Environment) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args, environment),
         Command::Check(args) => check::run(args, environment),
+        Command::Ca(args) => ca::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Registry(args) => registry::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions(args) => completions::run(&args),

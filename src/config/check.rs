@@ -54,7 +54,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
     let inbound = inbound(&root.section("inbound"));
     let outbound = upstreams::outbound(&root.section("outbound"));
     let telemetry = root.section("telemetry");
-    let access_log = telemetry.find("access_log").is_some().then(|| access_log(&telemetry.section("access_log")));
+    let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));
     Some(Config {
         file: file.map(Path::to_owned),
         service: service?,
@@ -142,7 +142,7 @@ fn consul(section: &Section<'_>, environment: &Environment) -> consul::Settings 
     match (&cert_file, &key_file) {
         (Some(_), None) => section.mistake("cert_file", Fault::new("has no key_file beside it", "add consul.key_file")),
         (None, Some(_)) => {
-            section.mistake("key_file", Fault::new("has no cert_file beside it", "add consul.cert_file"))
+            section.mistake("key_file", Fault::new("has no cert_file beside it", "add consul.cert_file"));
         }
         (Some(_), Some(_)) | (None, None) => {}
     }
@@ -284,47 +284,35 @@ fn listeners<'a>(root: &Section<'a>) -> Vec<Listener<'a>> {
     all
 }
 
-/// Two listeners on one address, or one on the app's own.
+/// Two listeners on one address, or one on the app's own. A default is never blamed: the key that chose its address is.
 fn distinct_listeners(root: &Section<'_>, listeners: &[Listener<'_>]) {
     let service = root.section("service");
-    let app_port = service.take("port", port).unwrap_or(0);
-    let app = service.take("address", values::host).and_then(|host| host.parse::<IpAddr>().ok());
-    let app = app.filter(IpAddr::is_loopback).map(|ip| SocketAddr::new(ip, app_port));
+    let app = app_address(&service);
     for (at, one) in listeners.iter().enumerate() {
-        let mut taken = listeners[..at].iter().filter(|other| collide(one.address, other.address));
-        let fault = match (taken.next(), app) {
-            (Some(other), _) => Fault::new(
-                format!("{} collides with {} at {}", one.address, other.key, other.address),
-                "choose another port, or 0 for a free one",
-            ),
-            (None, Some(app)) if collide(one.address, app) => Fault::new(
-                format!("{} is the app's own address, {app}", one.address),
-                "choose another port for the sidecar or the app",
-            ),
-            (None, Some(_) | None) => continue,
-        };
-        // A default is blamed on the key that collides with it.
-        let earlier = listeners[..at].iter().find(|other| collide(one.address, other.address));
-        match (one.node, earlier.and_then(|other| other.node.map(|node| (node, &other.key)))) {
-            (Some(node), _) => root.note(node, &one.key, fault),
-            (None, Some((node, key))) => root.note(
-                node,
-                key,
-                Fault::new(format!("{} collides with {} at {}", node_text(node), one.key, one.address), fault.mend),
-            ),
-            (None, None) => service.mistake(
-                "port",
-                Fault::new(format!("{app_port} collides with {} at {}", one.key, one.address), fault.mend),
-            ),
+        if let Some(other) = listeners[..at].iter().find(|other| collide(one.address, other.address)) {
+            let (blamed, other) = if one.node.is_some() { (one, other) } else { (other, one) };
+            let Some(node) = blamed.node else { continue };
+            let problem = format!("{} collides with {} at {}", blamed.address, other.key, other.address);
+            root.note(node, &blamed.key, Fault::new(problem, "choose another port, or 0 for a free one"));
+        } else if let Some(app) = app.filter(|app| collide(one.address, *app)) {
+            let mend = "choose another port for the sidecar or the app";
+            if let Some(node) = one.node {
+                let problem = format!("{} is the app's own address, {app}", one.address);
+                root.note(node, &one.key, Fault::new(problem, mend));
+            } else {
+                let problem = format!("{} collides with {} at {}", app.port(), one.key, one.address);
+                service.mistake("port", Fault::new(problem, mend));
+            }
         }
     }
 }
 
-fn node_text(node: &Node) -> &str {
-    match &node.value {
-        Value::Scalar(scalar) => &scalar.text,
-        Value::List(_) | Value::Map(_) => "the address",
-    }
+/// Where the app listens, if it is on this machine.
+fn app_address(service: &Section<'_>) -> Option<SocketAddr> {
+    let port = service.take("port", port)?;
+    let host = service.take("address", values::host)?;
+    let ip = if host == "localhost" { IpAddr::from([127, 0, 0, 1]) } else { host.parse().ok()? };
+    ip.is_loopback().then(|| SocketAddr::new(ip, port))
 }
 
 /// Linux refuses the second of two listeners on a port when the addresses are equal or one of them is all addresses.

@@ -25,7 +25,6 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
-pub use problems::Problems;
 pub use schema::schema;
 
 use std::collections::BTreeMap;
@@ -175,12 +174,12 @@ pub enum EndpointSource {
     /// DNS names whose SRV records give port and weight. `server` is asked, else the system's.
     DnsSrv {
         names: Vec<String>,
-        server: Option<(String, u16)>,
+        server: Option<SocketAddr>,
     },
     /// DNS names with ports whose A and AAAA records are the endpoints. `server` is asked, else the system's.
     DnsA {
         names: Vec<(String, u16)>,
-        server: Option<(String, u16)>,
+        server: Option<SocketAddr>,
     },
 }
 

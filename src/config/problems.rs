@@ -40,7 +40,7 @@ pub struct Problem {
     pub place: Place,
     /// `outbound.upstreams[2].service`; `file` where the whole file is meant.
     pub key: String,
-    pub problem: String,
+    pub what: String,
     pub mend: String,
 }
 
@@ -60,22 +60,29 @@ impl Problems {
     /// Notes a mistake. The first one at a place and key wins: what follows from it is noise.
     pub(super) fn note(&mut self, place: &Place, key: &str, fault: Fault) {
         let key = if key.is_empty() { "file" } else { key };
-        if self.list.len() >= MOST || self.list.iter().any(|known| known.place == *place && known.key == key) {
+        if self.is_full() || self.list.iter().any(|known| known.place == *place && known.key == key) {
             return;
         }
+        let Fault { problem, mend } = fault;
         self.list.insert(Problem {
             place: place.clone(),
             key: one_line(key),
-            problem: one_line(&fault.problem),
-            mend: one_line(&fault.mend),
+            what: one_line(&problem),
+            mend: one_line(&mend),
         });
+    }
+
+    /// So many mistakes that more are not gathered.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= MOST
     }
 
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 
@@ -86,15 +93,15 @@ impl Problems {
 
     /// One line, without a line feed.
     fn line(&self, problem: &Problem) -> String {
-        let Problem { place, key, problem, mend } = problem;
+        let Problem { place, key, what, mend } = problem;
         match place {
             Place::File { line, column } => {
                 let file = self.file.as_deref().unwrap_or(Path::new("-")).display();
-                format!("{file}:{line}:{column}: {key}: {problem}; {mend}")
+                format!("{file}:{line}:{column}: {key}: {what}; {mend}")
             }
-            Place::Flag(flag) => format!("flag {flag}: {problem}; {mend}"),
-            Place::Env(name) => format!("env {name}: {problem}; {mend}"),
-            Place::Default => format!("default of {key}: {problem}; {mend}"),
+            Place::Flag(flag) => format!("flag {flag}: {what}; {mend}"),
+            Place::Env(name) => format!("env {name}: {what}; {mend}"),
+            Place::Default => format!("default of {key}: {what}; {mend}"),
         }
     }
 
@@ -110,7 +117,7 @@ impl Problems {
             };
             let mut entry = serde_json::json!({
                 "file": file, "line": line, "column": column,
-                "key": one.key, "problem": one.problem, "mend": one.mend,
+                "key": one.key, "problem": one.what, "mend": one.mend,
             });
             if let Some(source) = source {
                 entry["source"] = source.into();

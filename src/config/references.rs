@@ -29,12 +29,21 @@ pub(super) fn hide(text: &str) -> String {
     out
 }
 
-/// How many bytes the reference at the start of `text` takes; `None` where it is none.
+/// How many bytes the reference at the start of `text` takes; `None` where it is none. Never looks behind the next
+/// `${`: there are no references in defaults, and a file may consist of `${` alone.
 fn reference_length(text: &str) -> Option<usize> {
-    let end = text.find('}')?;
-    let (name, default) = parts(&text[2..end]);
-    let closed = !default.is_some_and(|default| default.contains(['\n', '\r']));
-    (is_name(name) && closed).then_some(end + 1)
+    let name = text[2..].bytes().take_while(|c| c.is_ascii_alphanumeric() || *c == b'_').count();
+    let rest = &text[2 + name..];
+    let length = match rest.strip_prefix(":-") {
+        Some(default) => {
+            let bytes = default.as_bytes();
+            let stop = |at: usize| matches!(bytes[at], b'}' | b'\n' | b'\r') || bytes[at..].starts_with(b"${");
+            2 + (0..bytes.len()).find(|at| stop(*at))?
+        }
+        None => 0,
+    };
+    let closed = rest.as_bytes().get(length) == Some(&b'}');
+    (closed && is_name(&text[2..2 + name])).then_some(2 + name + length + 1)
 }
 
 fn parts(inner: &str) -> (&str, Option<&str>) {
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_a_mistake() {
-        for text in ["${NONE}", "${", "${A", "${1}", "${}", "${A B}", "${A-d}"] {
+        for text in ["${NONE}", "${", "${A", "${1}", "${}", "${A B}", "${A-d}", "${A:-\n}", "${A:-${B_2}}"] {
             assert!(expanded(text).is_err(), "{text}");
         }
     }

@@ -106,10 +106,10 @@ impl Leaf {
             Self::RequestPath => values::request_path(scalar).map(drop),
             Self::Network => values::network(scalar).map(drop),
             Self::Bool => values::boolean(scalar).map(drop),
-            Self::OnlyFalse => match values::boolean(scalar)? {
-                true => Err(values::not_yet("true", "write false, or remove the key")),
-                false => Ok(()),
-            },
+            Self::OnlyFalse if values::boolean(scalar)? => {
+                Err(values::not_yet("true", "write false, or remove the key"))
+            }
+            Self::OnlyFalse => Ok(()),
             Self::Integer { min, max } => values::integer(scalar, min, max).map(drop),
             Self::Workers => values::workers(scalar).map(drop),
             Self::Fraction => values::fraction(scalar).map(drop),
@@ -160,8 +160,8 @@ fn check_duration(scalar: &Scalar, min_ms: u64, off: bool) -> Result<(), Fault> 
 /// Milliseconds as a user would write them.
 pub(super) fn spelled(millis: u64) -> String {
     match millis {
-        _ if millis % 60_000 == 0 => format!("{}m", millis / 60_000),
-        _ if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        _ if millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
+        _ if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
         _ => format!("{millis}ms"),
     }
 }
@@ -189,6 +189,8 @@ pub(super) fn check_section(node: &Node, keys: &'static [Key], (path, at): (&str
     for entry in node.entries() {
         match keys.iter().find(|key| key.name == entry.key) {
             Some(key) => check_key(entry, key, &join(path, key.name), problems),
+            // Looking for what was meant takes time, and a hostile file has many keys.
+            None if problems.is_full() => return,
             None => problems.note(&entry.place, &join(path, &entry.key), unknown(&entry.key, keys, path)),
         }
     }

@@ -147,7 +147,9 @@ pub(super) fn parse_default(text: &str) -> Option<Node> {
     let mut node = parse(text.as_bytes(), &Environment::default(), &mut problems)?;
     node.place = Place::Default;
     if let Value::List(items) = &mut node.value {
-        items.iter_mut().for_each(|item| item.place = Place::Default);
+        for item in items {
+            item.place = Place::Default;
+        }
     }
     Some(node)
 }
@@ -252,7 +254,7 @@ impl Builder<'_> {
         Ok(node)
     }
 
-    fn list<'t>(&mut self, events: &mut Events<'t>, path: &str, depth: usize) -> Result<Vec<Node>, Stop> {
+    fn list(&mut self, events: &mut Events<'_>, path: &str, depth: usize) -> Result<Vec<Node>, Stop> {
         let mut items = Vec::new();
         loop {
             let path = format!("{path}[{}]", items.len());
@@ -263,7 +265,7 @@ impl Builder<'_> {
         }
     }
 
-    fn map<'t>(&mut self, events: &mut Events<'t>, path: &str, depth: usize) -> Result<Vec<Entry>, Stop> {
+    fn map(&mut self, events: &mut Events<'_>, path: &str, depth: usize) -> Result<Vec<Entry>, Stop> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut lines: HashMap<String, usize> = HashMap::new();
         loop {
@@ -284,8 +286,12 @@ impl Builder<'_> {
             }
             let inner = join(path, &key);
             let (event, value_span) = advance(events, &inner)?;
-            let node = self.node(event, value_span, events, &inner, depth + 1)?;
+            let mut node = self.node(event, value_span, events, &inner, depth + 1)?;
             let place = place(&span);
+            if node.is_null() {
+                // Nothing has no place that a reader would find.
+                node.place = place.clone();
+            }
             if let Some(line) = lines.get(&key) {
                 let fault = Fault::new(format!("the key stands twice, first on line {line}"), "remove one of them");
                 self.problems.note(&place, &inner, fault);
@@ -323,7 +329,7 @@ impl Builder<'_> {
         self.nodes += nodes;
         self.bytes += bytes;
         if self.nodes > MOST_NODES || self.bytes > 2 * LARGEST {
-            let problem = "with its aliases and variables the file is too large";
+            let problem = "the file is too large, what its aliases and variables stand for included";
             return Err(stop(span, path, problem, "use fewer aliases, or a smaller file"));
         }
         Ok(())

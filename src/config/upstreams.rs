@@ -82,7 +82,7 @@ fn retry(section: &Section<'_>) -> Option<RetrySettings> {
 }
 
 fn source(section: &Section<'_>) -> EndpointSource {
-    let server = section.take("dns_server", values::target);
+    let server = section.take("dns_server", values::name_server);
     let dns = section.take("dns", |scalar| values::choice(scalar, &["srv", "a"], &[]));
     if section.find("dns").is_none() && server.is_some() {
         section.mistake("dns_server", Fault::new("has no dns beside it", "add dns: srv or dns: a"));

@@ -216,6 +216,16 @@ pub(super) fn target(scalar: &Scalar) -> Result<(String, u16), Fault> {
     }
 }
 
+/// A DNS server: it cannot be asked for its own name.
+pub(super) fn name_server(scalar: &Scalar) -> Result<SocketAddr, Fault> {
+    let (host, port) = target(scalar)?;
+    let host = if host == "localhost" { "127.0.0.1" } else { &host };
+    let address = host.parse::<IpAddr>().map_err(|_| {
+        Fault::new(format!("{host:?} is a name, and names need a server first"), "write the server's IP address")
+    })?;
+    Ok(SocketAddr::new(address, port))
+}
+
 /// An address or a network: `10.0.0.0/8`.
 pub(super) fn network(scalar: &Scalar) -> Result<ipnet::IpNet, Fault> {
     let text = &scalar.text;

@@ -1,7 +1,8 @@
 //! One HTTP client for all calls to Consul. Knows tokens, time limits and Consul's headers; knows no endpoint's meaning.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -26,6 +27,7 @@ struct Inner {
     /// Scheme and authority, without a final `/`.
     base: String,
     token: Token,
+    patience: Patience,
 }
 
 /// A 2xx answer.
@@ -71,6 +73,27 @@ impl ConsulError {
     }
 }
 
+/// How long a blocking query may hold, learnt from how they end. Some Consul 1.22 cut every answer after 30 s
+/// (HTTP write timeout), so after two such cuts queries hold for 20 s only.
+#[derive(Default)]
+struct Patience {
+    cuts: AtomicU32,
+}
+
+impl Patience {
+    fn hold(&self, configured: Duration) -> Duration {
+        let longest = if self.cuts.load(Ordering::Relaxed) < 2 { Duration::MAX } else { Duration::from_secs(20) };
+        configured.clamp(Duration::from_millis(1), longest)
+    }
+
+    fn learn(&self, held: Duration, cut: bool) {
+        let near_30s = held.as_secs().abs_diff(30) <= 2;
+        if cut && near_30s && self.cuts.fetch_add(1, Ordering::Relaxed) == 1 {
+            tracing::warn!("Consul cuts blocking queries after 30 s; they hold for 20 s from now on");
+        }
+    }
+}
+
 /// What is asked.
 struct Call<'a> {
     api: Api,
@@ -108,7 +131,16 @@ impl Client {
         }
         let http =
             builder.build().map_err(|error| ConsulError::Local(format!("HTTP client: {}", root_cause(&error))))?;
-        Ok(Self { inner: Arc::new(Inner { base: address.base, settings, metrics, http, token }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                base: address.base,
+                settings,
+                metrics,
+                http,
+                token,
+                patience: Patience::default(),
+            }),
+        })
     }
 
     #[must_use]
@@ -140,12 +172,16 @@ impl Client {
         if seen == 0 {
             return self.get(api, path, query).await;
         }
-        let hold = self.inner.settings.wait.max(Duration::from_millis(1));
+        let hold = self.inner.patience.hold(self.inner.settings.wait);
         let (index, wait) = (seen.to_string(), format!("{}ms", hold.as_millis()));
         let mut query = query.to_vec();
         query.extend([("index", index.as_str()), ("wait", wait.as_str())]);
         // Consul adds up to a sixteenth (developer.hashicorp.com/consul/api-docs/features/blocking).
-        self.read(api, path, query, hold + hold / 16 + SLACK).await
+        let begun = Instant::now();
+        let answer = self.read(api, path, query, hold + hold / 16 + SLACK).await;
+        let cut = matches!(answer, Err(ConsulError::Unreachable { .. }));
+        self.inner.patience.learn(begun.elapsed(), cut);
+        answer
     }
 
     /// A write with an optional JSON body; the answer's body is dropped. `limit` bounds the whole call.

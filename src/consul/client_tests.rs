@@ -145,11 +145,11 @@ async fn a_refusal_carries_the_status_and_the_start_of_the_text() {
         |_| (),
     )
     .await;
-    let error = world.client.get::<Value>(Api::AgentSelf, "/v1/agent/self", &[]).await.unwrap_err();
+    let error = world.client.get::<Value>(Api::AgentServices, "/v1/agent/self", &[]).await.unwrap_err();
     let ConsulError::Status { status, path, text } = &error else { panic!("{error}") };
     assert_eq!((*status, path.as_str(), text.len()), (500, "/v1/agent/self", 200));
     assert!(text.starts_with("No serversxxx"));
-    assert!(world.counted("agent_self", "failed"));
+    assert!(world.counted("agent_services", "failed"));
 }
 
 #[tokio::test]
@@ -290,4 +290,45 @@ fn addresses_that_cannot_be_meant_are_refused_at_once() {
     let settings =
         Settings { ca_file: Some("/nonexistent".into()), address: "https://x".into(), ..Settings::default() };
     assert!(matches!(Client::new(settings, Metrics::new()), Err(ConsulError::Local(_))));
+}
+
+#[test]
+fn two_cuts_after_half_a_minute_make_queries_shorter_for_good() {
+    let patience = Patience::default();
+    let configured = Duration::from_secs(55);
+    for (held, cut) in [(30, false), (3, true), (55, true), (30, true)] {
+        patience.learn(Duration::from_secs(held), cut);
+        assert_eq!(patience.hold(configured), configured);
+    }
+    patience.learn(Duration::from_secs(31), true);
+    patience.learn(Duration::from_secs(20), false);
+    assert_eq!(patience.hold(configured), Duration::from_secs(20));
+    assert_eq!(patience.hold(Duration::from_secs(5)), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_call_that_gets_no_answer_ends_at_its_limit() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::new(vec![], |s| s.address = format!("http://{}", silent.local_addr().unwrap())).await;
+    let begun = Instant::now();
+    let limit = Duration::from_millis(300);
+    let error = world.client.put::<Value>(Api::CheckUpdate, "/v1/x", &[], None, limit).await.unwrap_err();
+    assert!(error.to_string().ends_with("the time was up"), "{error}");
+    assert!(begun.elapsed() >= limit);
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_given_up_at_the_limit_of_its_size() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::new(vec![], |s| s.address = format!("http://{}", listener.local_addr().unwrap())).await;
+    let flood = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
+        while stream.write_all(&chunk).await.is_ok() {}
+    };
+    let get = world.client.get::<Value>(Api::CaRoots, "/v1/r", &[]);
+    let (error, ()) = tokio::join!(async { get.await.unwrap_err() }, flood);
+    assert!(matches!(error, ConsulError::Malformed { .. }), "{error}");
 }

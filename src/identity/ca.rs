@@ -21,7 +21,7 @@ use crate::names::{ServiceName, SpiffeError, SpiffeId};
 /// What a CA is called unless `--trust-domain` says otherwise. `.local` names resolve nowhere beyond the machine's link.
 pub const DEFAULT_TRUST_DOMAIN: &str = "outrigger.local";
 /// How long a leaf lives unless `--ttl` says otherwise; also of those that a sidecar signs for itself.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_TTL: Duration = Duration::from_hours(24);
 
 /// A CA in a folder: `ca.crt` and `ca.key` (P-256, only its owner can read it).
 pub struct Ca {
@@ -37,7 +37,6 @@ pub struct Issued {
     pub cert: String,
     pub key: String,
     pub id: SpiffeId,
-    pub not_after: SystemTime,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +45,6 @@ pub enum CaError {
     File { path: PathBuf, cause: io::Error },
     #[error("{path} is there already; a CA is never overwritten", path = .path.display())]
     Exists { path: PathBuf },
-    #[error("{path}: {cause}", path = .path.display())]
-    NotPem { path: PathBuf, cause: String },
     #[error("{path} is no CA of `outrigger ca init`: {cause}", path = .path.display())]
     NotOurs { path: PathBuf, cause: String },
     #[error("trust domain {name:?}: {cause}")]
@@ -106,11 +103,6 @@ impl Ca {
         Ok(Self { certificate, pem, not_after, trust_domain, issuer })
     }
 
-    #[must_use]
-    pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
-    }
-
     /// The CA's certificate as PEM: what peers trust.
     #[must_use]
     pub fn pem(&self) -> &str {
@@ -136,7 +128,7 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), id, not_after })
+        Ok(Issued { cert: cert.pem(), key: key.serialize_pem(), id })
     }
 
     /// As `issue`, for use in memory.
@@ -219,10 +211,10 @@ fn replace(path: &Path, mode: u32, text: &str) -> Result<(), CaError> {
 
 const CERT: &str = "ca.crt";
 const KEY: &str = "ca.key";
-const CA_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-const MIN_TTL: Duration = Duration::from_secs(60);
+const CA_TTL: Duration = Duration::from_hours(10 * 365 * 24);
+const MIN_TTL: Duration = Duration::from_mins(1);
 /// As Consul does: clocks differ.
-const BACKDATED: Duration = Duration::from_secs(60);
+const BACKDATED: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 #[path = "ca_tests.rs"]

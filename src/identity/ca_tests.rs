@@ -20,7 +20,7 @@ fn a_ca_signs_leaves_that_make_an_identity() {
     let life = identity.not_after.duration_since(identity.not_before).unwrap();
     assert_eq!(life, DEFAULT_TTL + BACKDATED);
     let again = Ca::open(&dir.path().join("certs")).unwrap();
-    assert_eq!(again.trust_domain(), "dev.local");
+    assert_eq!(again.trust_domain, "dev.local");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn issued_files_are_replaced_whole_and_the_key_is_private() {
 fn a_leaf_lives_at_least_a_minute_and_not_longer_than_its_ca() {
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::init(dir.path(), DEFAULT_TRUST_DOMAIN).unwrap();
-    for ttl in [Duration::ZERO, MIN_TTL - Duration::from_secs(1), CA_TTL + MIN_TTL, Duration::MAX] {
+    for ttl in [Duration::ZERO, MIN_TTL / 2, CA_TTL + MIN_TTL, Duration::MAX] {
         assert!(matches!(ca.issue(&name("web"), ttl), Err(CaError::Ttl { .. })), "{ttl:?} must be refused");
     }
 }

@@ -39,7 +39,7 @@ async fn follow_roots(mut poll: Poll, state: &Mutex<State>) {
 async fn follow_leaf(mut poll: Poll, state: &Mutex<State>) {
     loop {
         // Our own timer beside Consul's signal: an agent that slept through the time of renewal is asked plainly.
-        let wait = state.lock().keeper.renew_in().unwrap_or(Duration::from_secs(3600));
+        let wait = state.lock().keeper.renew_in().unwrap_or(Duration::from_hours(1));
         let Ok(answer) = timeout(wait, poll.next::<LeafAnswer>(state)).await else {
             poll.seen = 0;
             continue;

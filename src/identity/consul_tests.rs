@@ -8,12 +8,13 @@ use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::consul::Settings;
 use crate::identity::testing::{Authority, TRUST_DOMAIN};
-use crate::identity::{Current, Identity, Source, check_peer, keep};
+use crate::identity::{Current, Identity, Source, check_peer, keep, peer_of};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::telemetry::Metrics;
@@ -103,7 +104,12 @@ fn only_an_outage_brings_the_saved_identity_back() {
 
 #[test]
 fn answers_with_nothing_in_them_are_no_identity() {
-    for text in [r#"{"TrustDomain":"t","Roots":null}"#, r#"{"Roots":[]}"#, "{}", r#"{"TrustDomain":"t","Roots":[{"RootCert":"x"}]}"#] {
+    for text in [
+        r#"{"TrustDomain":"t","Roots":null}"#,
+        r#"{"Roots":[]}"#,
+        "{}",
+        r#"{"TrustDomain":"t","Roots":[{"RootCert":"x"}]}"#,
+    ] {
         assert!(serde_json::from_str::<RootsAnswer>(text).unwrap().roots().is_err(), "{text}");
     }
     let leaf: LeafAnswer = serde_json::from_str(r#"{"CertPEM":"","PrivateKeyPEM":""}"#).unwrap();
@@ -146,7 +152,7 @@ impl Consul {
             if self.process.try_wait().unwrap().is_some() {
                 return false;
             }
-            match client.get::<String>(Api::AgentSelf, "/v1/status/leader", &[]).await {
+            match client.get::<String>(Api::AgentServices, "/v1/status/leader", &[]).await {
                 Ok(answer) if !answer.value.is_empty() => return true,
                 _ => sleep(Duration::from_millis(50)).await,
             }
@@ -168,7 +174,7 @@ impl Consul {
         let pem = format!("-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n", lines.join("\n"));
         let body = json!({"Provider": "consul", "Config": {"LeafCertTTL": "72h", "PrivateKey": pem}});
         let path = "/v1/connect/ca/configuration";
-        self.client().put(Api::AgentSelf, path, &[], Some(&body), Duration::from_secs(10)).await.unwrap();
+        self.client().put(Api::AgentServices, path, &[], Some(&body), Duration::from_secs(10)).await.unwrap();
     }
 
     fn identity(&self, service: &str, snapshot: Option<Snapshot>, tasks: &Lifecycle) -> Arc<Current> {
@@ -185,13 +191,17 @@ impl Drop for Consul {
     }
 }
 
-fn launch([http, serf, server]: [u16; 3]) -> Child {
-    let binary = std::env::var("TEST_CONSUL").unwrap_or_else(|_| {
+/// As the integration tests find it.
+fn binary() -> String {
+    std::env::var("TEST_CONSUL").unwrap_or_else(|_| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/get-consul");
         let said = Command::new(script).output().expect("tests/support/get-consul can be run, or TEST_CONSUL is set");
         String::from_utf8_lossy(&said.stdout).lines().last().unwrap_or_default().to_owned()
-    });
-    Command::new(binary)
+    })
+}
+
+fn launch([http, serf, server]: [u16; 3]) -> Child {
+    Command::new(binary())
         .args(["agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=err"])
         .args(["-dns-port=-1", "-grpc-port=-1", "-serf-wan-port=-1", "-disable-host-node-id"])
         .args([format!("-node=t{http}"), format!("-http-port={http}")])
@@ -246,7 +256,7 @@ async fn a_rotated_root_fails_no_handshake_while_old_and_new_leaves_meet() {
     until(&db, 10, |_| true).await;
     consul.rotate_root().await;
     // Consul hands new leaves out within 30 s, to each at a moment of its own: all mixtures are met on the way.
-    let changed = timeout(Duration::from_secs(60), async {
+    let changed = timeout(Duration::from_mins(1), async {
         let serial = |current: &Current| serial(current).unwrap();
         let before = (serial(&web), serial(&db));
         while serial(&web) == before.0 || serial(&db) == before.1 {
@@ -288,4 +298,109 @@ async fn consuls_leaf_has_the_form_that_we_demand() {
     let roots: Value = consul.client().get(Api::CaRoots, "/v1/agent/connect/ca/roots", &[]).await.unwrap().value;
     assert_eq!(Some(identity.id.trust_domain()), roots["TrustDomain"].as_str());
     assert_eq!(identity.not_after.duration_since(identity.not_before).unwrap().as_secs(), 72 * 3600);
+}
+
+/// `consul connect proxy`, Consul's built-in sidecar.
+struct BuiltIn(Child);
+
+impl BuiltIn {
+    fn start(consul: &Consul, arguments: &[String]) -> Self {
+        let child = Command::new(binary())
+            .args(["connect", "proxy", "-log-level=err", &format!("-http-addr=127.0.0.1:{}", consul.ports[0])])
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("Consul's proxy starts"))
+    }
+}
+
+impl Drop for BuiltIn {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sends back what it reads, once.
+async fn echo(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut said = [0; 5];
+    if io.read_exact(&mut said).await.is_ok() {
+        let _ = io.write_all(&said).await;
+        let _ = io.shutdown().await;
+    }
+}
+
+async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+    io.write_all(b"hello").await?;
+    let mut said = [0; 5];
+    io.read_exact(&mut said).await?;
+    assert_eq!(&said, b"hello");
+    Ok(())
+}
+
+#[tokio::test]
+async fn consuls_built_in_proxy_takes_us_as_a_client() {
+    let (consul, tasks) = (Consul::start().await, Lifecycle::new());
+    let web = until(&consul.identity("web", None, &tasks), 10, |_| true).await;
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (app_address, port) = (app.local_addr().unwrap(), free_port());
+    tasks.spawn("app", async move {
+        while let Ok((stream, _)) = app.accept().await {
+            echo(stream).await;
+        }
+    });
+    let options = ["-service=db".into(), format!("-service-addr={app_address}"), format!("-listen=127.0.0.1:{port}")];
+    let _proxy = BuiltIn::start(&consul, &options);
+    let dial = async |config: &Arc<rustls::ClientConfig>| {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let stream = TlsConnector::from(config.clone()).connect(ServerName::try_from("x").unwrap(), stream).await?;
+        let certs = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        check_peer(certs, &ServiceName::parse("db").unwrap()).unwrap();
+        ask(stream).await
+    };
+    let up = timeout(Duration::from_secs(20), async {
+        while dial(&web.client.any).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    up.await.expect("Consul's proxy answers");
+    for config in [&web.client.h2, &web.client.http1] {
+        dial(config).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn consuls_built_in_proxy_finds_and_takes_us_as_a_server() {
+    let (consul, tasks) = (Consul::start().await, Lifecycle::new());
+    let web = until(&consul.identity("web", None, &tasks), 10, |_| true).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ours = listener.local_addr().unwrap().port();
+    let acceptor = TlsAcceptor::from(web.server.clone());
+    tasks.spawn("web", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let caller = peer_of(stream.get_ref().1.peer_certificates().unwrap_or_default()).unwrap();
+            assert_eq!(caller.service().as_str(), "db");
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "which is no proof of HTTP/2");
+            echo(stream).await;
+        }
+    });
+    let body = json!({"Name": "web-sidecar-proxy", "Kind": "connect-proxy", "Address": "127.0.0.1", "Port": ours,
+        "Proxy": {"DestinationServiceName": "web"}});
+    let path = "/v1/agent/service/register";
+    consul.client().put(Api::Register, path, &[], Some(&body), Duration::from_secs(5)).await.unwrap();
+    let port = free_port();
+    let _proxy = BuiltIn::start(&consul, &["-service=db".into(), format!("-upstream=web:{port}")]);
+    let reached = timeout(Duration::from_secs(20), async {
+        loop {
+            if let Ok(stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await
+                && ask(stream).await.is_ok()
+            {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    reached.await.expect("Consul's proxy reaches us");
 }

@@ -11,13 +11,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ca::{Ca, CaError, DEFAULT_TTL};
 use super::rotate::{Backoff, InstallError, Keeper, Trouble};
-use super::watch::Watch;
 use super::{IdentityError, Material, certificate};
+use crate::file_watch::FileWatch;
 
 /// Installs what the three files hold, at once and after each change. A half-written set is not installed: its key does
 /// not fit, or its leaf is of no root. `[cert, key, roots]`.
 pub(super) async fn follow_files(paths: [PathBuf; 3], mut keeper: Keeper) {
-    let mut watch = Watch::new(paths.to_vec());
+    let mut watch = FileWatch::new(paths.to_vec());
     let mut trouble = Trouble::new("reading the identity's files");
     let (mut backoff, mut seen) = (Backoff::new(), None);
     loop {
@@ -43,7 +43,7 @@ fn install_files(paths: &[PathBuf; 3], seen: &mut Option<Digest>, keeper: &mut K
 /// Signs a leaf of our own at two thirds of the last one's life, and anew when the CA's files change.
 pub(super) async fn follow_ca(dir: &Path, mut keeper: Keeper) {
     let paths = ["ca.crt", "ca.key"].map(|name| dir.join(name));
-    let mut watch = Watch::new(paths.to_vec());
+    let mut watch = FileWatch::new(paths.to_vec());
     let mut trouble = Trouble::new("signing a leaf with the development CA");
     let (mut backoff, mut seen, mut due) = (Backoff::new(), None, None);
     loop {

@@ -4,13 +4,14 @@
 pub mod ca;
 mod certificate;
 mod consul;
+mod describe;
 mod files;
 mod rotate;
 #[cfg(test)]
 pub(crate) mod testing;
 mod verify;
-mod watch;
 
+pub use describe::describe;
 pub use rotate::keep;
 pub use verify::{PeerError, check_peer, classify, is_wrong_peer, peer_of};
 
@@ -127,7 +128,7 @@ impl Identity {
         let verifier = Arc::new(verifier(id.clone(), &material.roots)?);
         Ok(Self {
             server: Arc::new(server_config(material, verifier.clone())?),
-            client: ClientConfigs::new(client_config(material, verifier)?),
+            client: ClientConfigs::new(&client_config(material, verifier)?),
             serial: facts.serial,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -138,7 +139,7 @@ impl Identity {
 }
 
 impl ClientConfigs {
-    fn new(plain: ClientConfig) -> Self {
+    fn new(plain: &ClientConfig) -> Self {
         let offering = |protocols: &[&str]| {
             let mut config = plain.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();

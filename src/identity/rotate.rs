@@ -26,7 +26,7 @@ pub async fn keep(
         (Source::Consul, Some(client)) => consul::follow(client, snapshot, keeper).await,
         (Source::Consul, None) => {
             tracing::error!("identity comes from Consul, and there is no client for it");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         (Source::Files { cert, key, roots }, _) => files::follow_files([cert, key, roots], keeper).await,
         (Source::Ca { dir }, _) => files::follow_ca(&dir, keeper).await,

@@ -26,7 +26,10 @@ fn the_same_parts_again_change_nothing() {
     assert_eq!(*versions.borrow(), 1);
     let page = String::from_utf8(keeper.metrics.render()).unwrap();
     for kind in ["leaf", "root"] {
-        assert!(page.contains(&format!("outrigger_certificate_expiry_timestamp_seconds{{kind=\"{kind}\"}} 1")), "{page}");
+        assert!(
+            page.contains(&format!("outrigger_certificate_expiry_timestamp_seconds{{kind=\"{kind}\"}} 1")),
+            "{page}"
+        );
     }
 }
 

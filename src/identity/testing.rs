@@ -27,8 +27,13 @@ impl Authority {
     }
 
     pub(crate) fn intermediate(&self, name: &str) -> Self {
+        self.bent_intermediate(name, |_| ())
+    }
+
+    pub(crate) fn bent_intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = authority_params(name);
+        let mut params = authority_params(name);
+        change(&mut params);
         Self { der: params.signed_by(&key, &self.issuer).unwrap().der().clone(), issuer: Issuer::new(params, key) }
     }
 
@@ -86,7 +91,7 @@ pub(crate) fn valid(params: &mut CertificateParams, from: i64, to: i64) {
     params.not_after = from_now(to);
 }
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 fn leaf_params(uri: &str) -> CertificateParams {
     let mut params = CertificateParams::default();

@@ -38,7 +38,7 @@ pub enum PeerError {
     #[error("the peer {found} is of another trust domain than {ours}")]
     ForeignTrustDomain { ours: String, found: SpiffeId },
     #[error("the peer {found} is of another namespace or partition than {ours}")]
-    ForeignNamespace { ours: SpiffeId, found: SpiffeId },
+    ForeignNamespace { ours: String, found: SpiffeId },
     #[error("the peer is {found}, not service {wanted}")]
     WrongPeer { wanted: ServiceName, found: SpiffeId },
 }
@@ -146,7 +146,7 @@ impl Verifier {
     fn upstream(&self, leaf: &CertificateDer<'_>) -> Result<(), PeerError> {
         let found = self.peer(leaf)?;
         if (found.namespace(), found.partition()) != (self.ours.namespace(), self.ours.partition()) {
-            return Err(PeerError::ForeignNamespace { ours: self.ours.clone(), found });
+            return Err(PeerError::ForeignNamespace { ours: self.ours.to_string(), found });
         }
         Ok(())
     }

@@ -34,20 +34,68 @@ fn identity(authority: &Authority, service: &str) -> Identity {
     Identity::new(&authority.material(service)).unwrap()
 }
 
-/// A peer that holds `leaf` and checks nothing: it shows what our side alone makes of it.
-fn careless_client(leaf: Option<&Leaf>, good: &Identity) -> Arc<ClientConfig> {
-    let mut config = (*good.client.any).clone();
-    config.client_auth_cert_resolver = match leaf {
-        Some(leaf) => Arc::new(Fixed(certified(leaf))),
-        None => Arc::new(Nothing),
-    };
-    Arc::new(config)
+/// A peer that holds `leaf`, or nothing, and offers one version: it shows what our side alone makes of it.
+fn careless_client(leaf: Option<&Leaf>, good: &World, version: Version) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(good.verifier());
+    Arc::new(match leaf {
+        Some(leaf) => builder.with_client_cert_resolver(Arc::new(Fixed(certified(leaf)))),
+        None => builder.with_no_client_auth(),
+    })
 }
 
-fn careless_server(leaf: &Leaf, good: &Identity) -> Arc<ServerConfig> {
-    let mut config = (*good.server).clone();
-    config.cert_resolver = Arc::new(Fixed(certified(leaf)));
-    Arc::new(config)
+fn careless_server(leaf: &Leaf, good: &World, version: Version) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(PROVIDER.clone()).with_protocol_versions(&[version]).unwrap();
+    let builder = builder.with_client_cert_verifier(good.verifier());
+    Arc::new(builder.with_cert_resolver(Arc::new(Fixed(certified(leaf)))))
+}
+
+type Version = &'static SupportedProtocolVersion;
+
+/// The good side, and the root that it trusts.
+struct World {
+    root: Authority,
+    good: Identity,
+}
+
+impl World {
+    fn new() -> Self {
+        let root = Authority::root("root");
+        let good = identity(&root, "db");
+        Self { root, good }
+    }
+
+    fn verifier(&self) -> Arc<Verifier> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.der.clone()).unwrap();
+        Arc::new(Verifier::new(self.good.id.clone(), Arc::new(roots), PROVIDER.signature_verification_algorithms))
+    }
+
+    /// What our listener says of a client that holds `leaf`, the same in both versions.
+    async fn as_client(&self, leaf: Option<&Leaf>) -> HandshakeOutcome {
+        let mut outcomes = Vec::new();
+        for version in [&TLS12, &TLS13] {
+            let (_, accepted) = shake(careless_client(leaf, self, version), self.good.server.clone()).await;
+            outcomes.push(accepted.map_or_else(|error| classify(&error), |_| HandshakeOutcome::Accepted));
+        }
+        assert_eq!(outcomes[0], outcomes[1], "TLS 1.2 and 1.3 agree");
+        outcomes[0]
+    }
+
+    /// Whether our dialling side takes a server that holds `leaf`; an error must be the peer's fault.
+    async fn as_server(&self, leaf: &Leaf) -> bool {
+        let mut taken = Vec::new();
+        for version in [&TLS12, &TLS13] {
+            let (dialled, _) = shake(self.good.client.any.clone(), careless_server(leaf, self, version)).await;
+            taken.push(dialled.is_ok());
+            assert!(dialled.as_ref().err().is_none_or(is_wrong_peer), "{dialled:?}");
+        }
+        assert_eq!(taken[0], taken[1], "TLS 1.2 and 1.3 agree");
+        taken[0]
+    }
 }
 
 fn certified(leaf: &Leaf) -> Arc<rustls::sign::CertifiedKey> {
@@ -73,52 +121,14 @@ impl rustls::server::ResolvesServerCert for Fixed {
     }
 }
 
-#[derive(Debug)]
-struct Nothing;
-
-impl rustls::client::ResolvesClientCert for Nothing {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        None
-    }
-    fn has_certs(&self) -> bool {
-        false
-    }
-}
-
-/// What our listener says of a client that holds `leaf`.
-async fn as_client(leaf: Option<&Leaf>, good: &Identity) -> HandshakeOutcome {
-    let (_, accepted) = shake(careless_client(leaf, good), good.server.clone()).await;
-    match accepted {
-        Ok(_) => HandshakeOutcome::Accepted,
-        Err(error) => classify(&error),
-    }
-}
-
-/// Whether our dialling side takes a server that holds `leaf`; an error must be the peer's fault.
-async fn as_server(leaf: &Leaf, good: &Identity) -> bool {
-    let (dialled, _) = shake(good.client.any.clone(), careless_server(leaf, good)).await;
-    match dialled {
-        Ok(_) => true,
-        Err(error) => {
-            assert!(is_wrong_peer(&error), "{error}");
-            false
-        }
-    }
-}
-
 #[tokio::test]
 async fn good_peers_meet_with_every_offer_and_in_both_versions() {
     let root = Authority::root("root");
     let (web, db) = (identity(&root, "web"), identity(&root, "db"));
-    let only = |config: &ClientConfig, version: &'static SupportedProtocolVersion| {
-        let verifier =
-            Verifier::new(web.id.clone(), Arc::new(roots(&root)), PROVIDER.signature_verification_algorithms);
-        let mut made = ClientConfig::builder_with_provider(PROVIDER.clone())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(config.client_auth_cert_resolver.clone());
+    let world = World { good: identity(&root, "web"), root };
+    let only = |config: &ClientConfig, version| {
+        let mut made = (*careless_client(None, &world, version)).clone();
+        made.client_auth_cert_resolver = config.client_auth_cert_resolver.clone();
         made.alpn_protocols.clone_from(&config.alpn_protocols);
         Arc::new(made)
     };
@@ -142,12 +152,6 @@ async fn good_peers_meet_with_every_offer_and_in_both_versions() {
             assert_eq!(check_peer(certs, &ServiceName::parse("db").unwrap()).unwrap().as_str(), uri("db"));
         }
     }
-}
-
-fn roots(root: &Authority) -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    store.add(root.der.clone()).unwrap();
-    store
 }
 
 #[tokio::test]
@@ -234,50 +238,77 @@ fn with_own_root(foreign: &Authority) -> Leaf {
 
 #[tokio::test]
 async fn every_hostile_client_is_refused_for_what_it_is() {
-    let root = Authority::root("root");
-    let good = identity(&root, "db");
-    assert_eq!(as_client(Some(&root.leaf("web", |_| ())), &good).await, HandshakeOutcome::Accepted);
-    assert_eq!(as_client(None, &good).await, HandshakeOutcome::NoCertificate);
-    for (what, leaf, outcome) in hostile(&root) {
-        assert_eq!(as_client(Some(&leaf), &good).await, outcome, "{what}");
+    let world = World::new();
+    let root = &world.root;
+    assert_eq!(world.as_client(Some(&root.leaf("web", |_| ()))).await, HandshakeOutcome::Accepted);
+    assert_eq!(world.as_client(None).await, HandshakeOutcome::NoCertificate);
+    for (what, leaf, outcome) in hostile(root) {
+        assert_eq!(world.as_client(Some(&leaf)).await, outcome, "{what}");
     }
     let one_purpose = root.leaf("web", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-    assert_eq!(as_client(Some(&one_purpose), &good).await, HandshakeOutcome::Malformed, "a server's certificate");
+    assert_eq!(world.as_client(Some(&one_purpose)).await, HandshakeOutcome::Malformed, "a server's certificate");
     let elsewhere = format!("spiffe://{TRUST_DOMAIN}/ns/other/dc/dc2/svc/web");
     let elsewhere = root.leaf("web", |p| p.subject_alt_names = vec![uri_name(&elsewhere)]);
-    assert_eq!(as_client(Some(&elsewhere), &good).await, HandshakeOutcome::Accepted, "who may call is decided later");
+    assert_eq!(world.as_client(Some(&elsewhere)).await, HandshakeOutcome::Accepted, "who may call is decided later");
 }
 
 #[tokio::test]
 async fn every_hostile_server_is_refused_before_a_byte_is_sent() {
-    let root = Authority::root("root");
-    let good = identity(&root, "db");
-    assert!(as_server(&root.leaf("web", |_| ()), &good).await);
-    for (what, leaf, _) in hostile(&root) {
-        assert!(!as_server(&leaf, &good).await, "{what}");
+    let world = World::new();
+    let root = &world.root;
+    assert!(world.as_server(&root.leaf("web", |_| ())).await);
+    for (what, leaf, _) in hostile(root) {
+        assert!(!world.as_server(&leaf).await, "{what}");
     }
     let one_purpose = root.leaf("web", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
-    assert!(!as_server(&one_purpose, &good).await, "a client's certificate");
+    assert!(!world.as_server(&one_purpose).await, "a client's certificate");
     let elsewhere = format!("spiffe://{TRUST_DOMAIN}/ns/other/dc/dc1/svc/web");
     let elsewhere = root.leaf("web", |p| p.subject_alt_names = vec![uri_name(&elsewhere)]);
-    assert!(!as_server(&elsewhere, &good).await, "another namespace's service of that name");
+    assert!(!world.as_server(&elsewhere).await, "another namespace's service of that name");
+}
+
+/// A leaf of `web` with its intermediate behind it.
+fn of(middle: &Authority) -> Leaf {
+    let mut leaf = middle.leaf("web", |_| ());
+    leaf.chain.push(middle.der.clone());
+    leaf
 }
 
 #[tokio::test]
 async fn a_sent_intermediate_leads_to_the_root_and_is_no_anchor_itself() {
-    let root = Authority::root("root");
-    let good = identity(&root, "db");
-    let middle = root.intermediate("middle");
-    let mut leaf = middle.leaf("web", |_| ());
-    leaf.chain.push(middle.der.clone());
-    assert_eq!(as_client(Some(&leaf), &good).await, HandshakeOutcome::Accepted);
-    assert!(as_server(&leaf, &good).await);
-    // The same name and the root's place in the chain, but signed by nobody we know.
-    let stranger = Authority::root("foreign").intermediate("middle");
-    let mut leaf = stranger.leaf("web", |_| ());
-    leaf.chain.push(stranger.der.clone());
-    assert_eq!(as_client(Some(&leaf), &good).await, HandshakeOutcome::ForeignRoot);
-    assert!(!as_server(&leaf, &good).await);
+    let world = World::new();
+    let good = of(&world.root.intermediate("middle"));
+    assert_eq!(world.as_client(Some(&good)).await, HandshakeOutcome::Accepted);
+    assert!(world.as_server(&good).await);
+    // The same name and the same place in the chain, but signed by nobody we know.
+    let stranger = of(&Authority::root("foreign").intermediate("middle"));
+    assert_eq!(world.as_client(Some(&stranger)).await, HandshakeOutcome::ForeignRoot);
+    assert!(!world.as_server(&stranger).await);
+}
+
+#[tokio::test]
+async fn an_intermediate_cannot_do_more_than_it_was_made_for() {
+    let world = World::new();
+    let root = &world.root;
+    // Name constraints (RFC 5280 §4.2.1.10): URIs of host `x` only, and all but those. RUSTSEC-2026-0098.
+    let constraints = |which: u8| {
+        let der = vec![0x30, 7, which, 5, 0x30, 3, 0x86, 1, b'x'];
+        move |p: &mut CertificateParams| {
+            p.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], der)];
+        }
+    };
+    let last = root.bent_intermediate("last", |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+    let mut too_long = of(&last.intermediate("one more"));
+    too_long.chain.push(last.der.clone());
+    for (what, leaf) in [
+        ("other URIs only", of(&root.bent_intermediate("middle", constraints(0xa0)))),
+        ("a rule on URIs that we do not understand", of(&root.bent_intermediate("middle", constraints(0xa1)))),
+        ("one authority too many", too_long),
+        ("an intermediate that ended", of(&root.bent_intermediate("middle", |p| valid(p, -7200, -3600)))),
+    ] {
+        assert_ne!(world.as_client(Some(&leaf)).await, HandshakeOutcome::Accepted, "{what}");
+        assert!(!world.as_server(&leaf).await, "{what}");
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,13 @@ pub struct Bound {
     socket: StdListener,
 }
 
+impl Bound {
+    /// The bare socket, for listeners that are not of the data path.
+    pub fn into_tokio(self) -> io::Result<TcpListener> {
+        TcpListener::from_std(self.socket)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: cannot listen on {address}: {cause}")]
 pub struct BindError {

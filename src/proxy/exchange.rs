@@ -93,10 +93,6 @@ impl Exchange {
         self.flow = flow.clone();
     }
 
-    pub(super) fn flow(&self) -> &Arc<Flow> {
-        &self.flow
-    }
-
     pub(super) fn began(&self) -> Instant {
         self.began
     }

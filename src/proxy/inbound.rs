@@ -30,6 +30,9 @@ pub struct InboundShared {
 pub struct InboundView {
     /// The way to our app: a service with one endpoint.
     pub app: Arc<Route>,
+    /// Where the app is: an IP address or a name.
+    pub app_host: String,
+    pub app_port: u16,
     /// Whose forwarding headers are believed, beside verified mesh peers.
     pub trusted: Vec<IpNet>,
 }
@@ -76,9 +79,8 @@ impl Inbound {
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Response<Tethered>, crate::service::Lease), Refusal> {
-        let (head, body) = request.into_parts();
-        headers::check(&head)?;
-        let request = incoming(view, caller, Request::from_parts(head, body), exchange)?;
+        headers::check(&request)?;
+        let request = incoming(view, caller, request, exchange)?;
         tries::send(&self.pool, &view.app, request, exchange).await
     }
 }

@@ -58,11 +58,10 @@ impl Outbound {
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Response<Tethered>, crate::service::Lease, Arc<Route>), Refusal> {
+        headers::check(&request)?;
         let route = self.route(&request)?;
         exchange.belongs_to(&route.flow);
-        let (head, body) = request.into_parts();
-        headers::check(&head)?;
-        let request = outgoing(Request::from_parts(head, body), &route, exchange)?;
+        let request = outgoing(request, &route, exchange)?;
         let (response, lease) = tries::send(&self.pool, &route, request, exchange).await?;
         Ok((response, lease, route))
     }

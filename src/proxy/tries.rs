@@ -62,7 +62,7 @@ async fn try_all(
             Ok(sent) => {
                 let now = Instant::now();
                 let lease = trying.ended(TryOutcome::Answered);
-                if lease.answered(now) {
+                if lease.answered(sent.at, now) {
                     tracing::info!(service = %route.service.name(), endpoint = %lease.endpoint().listing.address, "endpoint reachable again");
                 }
                 exchange.answered(sent.response.status(), now);

@@ -1,5 +1,5 @@
-//! DNS as a registry, by hickory: SRV records with port and weight, or A and AAAA records with a port of the caller's. Also
-//! the one way of the program to look up a host: the binary is static and has no NSS.
+//! DNS as a registry, by hickory: SRV records with port and weight, or A and AAAA records with a port of the caller's.
+//! Also the way to look up a host: the binary is static and has no NSS.
 
 use std::fmt;
 use std::io;
@@ -209,8 +209,8 @@ impl fmt::Display for Fault {
 /// kept TCP connection is closed by the server when idle, and a cache would hold what Consul gives a TTL of 0.
 ///
 /// Consul cuts UDP answers without saying so (no TC bit; 3 records without EDNS, hashicorp/consul#788), so servers that
-/// were named are asked by TCP. The system's own may not speak TCP: they are asked by UDP with room for 4096 bytes, which
-/// Consul honours (60 instances), and by TCP after an error or a truncated answer.
+/// were named are asked by TCP. The system's own may not speak TCP: they are asked by UDP with room for 4096 bytes,
+/// which Consul honours (60 instances), and by TCP after an error or a truncated answer.
 fn resolver(settings: &DnsSettings) -> Result<TokioResolver, NetError> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = if settings.servers.is_empty() {
@@ -330,7 +330,7 @@ fn ttl(seconds: impl Iterator<Item = u32>) -> Duration {
 }
 
 const REFRESH_MIN: Duration = Duration::from_secs(1);
-const REFRESH_MAX: Duration = Duration::from_secs(60);
+const REFRESH_MAX: Duration = Duration::from_mins(1);
 /// One try at one server.
 const TRY: Duration = Duration::from_secs(2);
 /// One name with all that it leads to.

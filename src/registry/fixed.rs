@@ -14,7 +14,7 @@ use crate::names::ServiceName;
 use crate::service::{Health, Listing, Wire};
 
 /// Between two look-ups of the same names.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_mins(1);
 /// The same while a name has never been found.
 const RETRY: Duration = Duration::from_secs(5);
 

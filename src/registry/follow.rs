@@ -19,6 +19,9 @@ use crate::telemetry::Metrics;
 /// How long a start waits for the registry before it serves from the snapshot meanwhile.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
+/// How long a change may wait to be saved: a rolling deployment must not sync the disk at each step.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+
 /// A listing to use from now on. The first one comes even when it is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
@@ -72,6 +75,8 @@ struct Follower<S> {
     holding: bool,
     /// When to stop waiting for a first answer; `None` once there was one, or the snapshot was tried.
     snapshot_at: Option<Instant>,
+    /// When what is believed goes to the snapshot; `None` while it is there.
+    save_at: Option<Instant>,
 }
 
 impl<S: FnMut(Update) + Send> Follower<S> {
@@ -93,6 +98,7 @@ impl<S: FnMut(Update) + Send> Follower<S> {
             usable: None,
             failing_since: None,
             holding: false,
+            save_at: None,
         }
     }
 
@@ -106,7 +112,8 @@ impl<S: FnMut(Update) + Send> Follower<S> {
                 // A recheck is rare by itself (one per hold) and must be in time.
                 sleep(self.pace.take(Instant::now())).await;
             }
-            let alarm = recheck.filter(|_| !due).into_iter().chain(self.snapshot_at).min();
+            self.save_when_due();
+            let alarm = recheck.filter(|_| !due).into_iter().chain(self.snapshot_at).chain(self.save_at).min();
             let asked = Asked { at: Instant::now(), fresh: self.seen == Mark::START };
             let registry = self.registry.clone();
             let call = registry.next(self.seen);
@@ -121,8 +128,9 @@ impl<S: FnMut(Update) + Send> Follower<S> {
                     self.failed(&error);
                     sleep(self.backoff.next(fastrand::f64())).await;
                 }
-                // The alarm: a recheck is due, or the start has waited long enough.
-                None => self.hand_out_snapshot(),
+                // The alarm. A recheck or a save is due at the loop's begin.
+                None if self.snapshot_at.is_some_and(|at| at <= Instant::now()) => self.hand_out_snapshot(),
+                None => {}
             }
         }
     }
@@ -183,13 +191,25 @@ impl<S: FnMut(Update) + Send> Follower<S> {
         } else {
             debug!(watch = %self.watch, usable = usable_now, endpoints = listings.len(), "endpoints changed");
         }
-        if origin == Origin::Live
-            && let Some(saved) = &mut self.saved
-        {
-            saved.save(listings);
+        (self.sink)(Update { listings: listings.to_vec(), origin });
+        if origin == Origin::Live && self.saved.is_some() {
+            let now = Instant::now();
+            // The first one at once: a start that is cut short shall leave it to the next.
+            let patience = if self.origin == Some(Origin::Live) { SAVE_AFTER } else { Duration::ZERO };
+            self.save_at = Some(self.save_at.unwrap_or(now + patience));
         }
         self.origin = Some(origin);
-        (self.sink)(Update { listings: listings.to_vec(), origin });
+    }
+
+    /// Blocks on the disk, so never before the sink has the listing.
+    fn save_when_due(&mut self) {
+        if self.save_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.save_at = None;
+        if let (Some(saved), Some(listings)) = (&mut self.saved, self.guard.believed()) {
+            saved.save(listings);
+        }
     }
 
     fn tell_hold(&mut self, held: bool) {

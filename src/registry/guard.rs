@@ -1,5 +1,5 @@
-//! What of a registry's answer is believed. An answer that takes endpoints away at a suspicious moment waits for a second
-//! one. Time comes in as an argument.
+//! What of a registry's answer is believed. An answer that takes endpoints away at a suspicious moment waits for a
+//! second one. Time comes in as an argument.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ pub mod probe;
 mod saved;
 
 pub use consul::{HealthWatch, MeshMode};
-pub use dns::{DnsSettings, DnsWatch, Records, resolve};
+pub use dns::{DnsSettings, DnsWatch, Records};
 pub use fixed::FixedWatch;
 pub use follow::{Origin, Update, follow};
 

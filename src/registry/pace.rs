@@ -8,10 +8,11 @@ use tokio::time::Instant;
 /// Calls that may follow each other at once.
 const BURST: f64 = 2.0;
 /// Between calls while answers really change: a rolling deployment reaches us in steps of this.
-const CHANGING: Duration = Duration::from_millis(50);
-/// Between calls that come back early with nothing new, growing to `IDLE_MAX`.
-const IDLE: Duration = Duration::from_millis(500);
-const IDLE_MAX: Duration = Duration::from_secs(15);
+const LEAST: Duration = Duration::from_millis(50);
+/// Between calls that keep coming back early with nothing new.
+const MOST: Duration = Duration::from_secs(15);
+/// A call that was held this long was a blocking one, whatever it brought.
+const HELD: Duration = Duration::from_secs(1);
 
 /// A token bucket of two whose refill slows down while answers come early and unchanged: an agent that never blocks
 /// (consul#1244), an index that moves for others (consul#3890).
@@ -28,7 +29,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: BURST, refilled: now, interval: IDLE }
+        Self { tokens: BURST, refilled: now, interval: LEAST }
     }
 
     /// Takes the token of one call and says how long to wait before making it.
@@ -43,13 +44,7 @@ impl Pace {
 
     /// A call brought an answer after `held`.
     pub(super) fn answered(&mut self, changed: bool, held: Duration) {
-        self.interval = if changed {
-            CHANGING
-        } else if held >= self.interval {
-            IDLE
-        } else {
-            (self.interval * 2).clamp(IDLE, IDLE_MAX)
-        };
+        self.interval = if changed || held >= HELD { LEAST } else { (self.interval * 2).min(MOST) };
     }
 }
 
@@ -87,7 +82,7 @@ mod tests {
         let mut pace = Pace::new(now);
         assert_eq!(pace.take(now), Duration::ZERO);
         assert_eq!(pace.take(now), Duration::ZERO);
-        assert_eq!(pace.take(now), IDLE);
+        assert_eq!(pace.take(now), LEAST);
     }
 
     #[test]
@@ -95,14 +90,14 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         let mut waits = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..14 {
             let wait = pace.take(now);
             now += wait;
             pace.answered(false, MS(1));
             waits.push(wait);
         }
         assert!(waits[2..].windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-        assert_eq!(waits.last(), Some(&IDLE_MAX));
+        assert_eq!(waits.last(), Some(&MOST));
     }
 
     #[test]
@@ -129,7 +124,19 @@ mod tests {
             now += pace.take(now);
             pace.answered(true, Duration::ZERO);
         }
-        assert_eq!((now - start).as_millis(), 20 * CHANGING.as_millis());
+        assert_eq!((now - start).as_millis(), 20 * LEAST.as_millis());
+    }
+
+    #[test]
+    fn a_change_that_wakes_two_queries_in_turn_is_read_within_a_tenth_of_a_second() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for changed in [true, false, true, false, true, false] {
+            let wait = pace.take(now);
+            assert!(wait <= LEAST * 2, "{wait:?}");
+            now += wait;
+            pace.answered(changed, Duration::ZERO);
+        }
     }
 
     #[test]

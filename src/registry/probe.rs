@@ -1,6 +1,6 @@
 //! How the sidecar asks its app whether it is well, and when the answers add up to a change. Knows nothing of Consul.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::dns::resolve;
 use crate::published::Published;
 
 /// What is asked, how often, and how many answers make a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub method: Method,
-    /// Host of the app: an IP address or a name.
+    /// Host of the app: an IP address, or a name that is looked up for each probe.
     pub address: String,
     pub port: u16,
     /// From one probe's start to the next one's; shorter while the app is not well.
@@ -146,15 +147,20 @@ impl Judge {
 
     /// From the start of the last probe to the start of the next one.
     fn pause(&self, settings: &Settings) -> Duration {
-        let Settings { interval, unhealthy_after, .. } = *settings;
+        let interval = settings.interval;
         if !self.health.is_well() {
             // Soon back in service; but an app that stays ill is not asked all the time.
             let quick = if self.failures < 40 { Duration::from_millis(250) } else { Duration::from_secs(1) };
             return interval.min(quick);
         }
-        // A hung app costs `timeout` a probe. Asking sooner by that much keeps `interval × unhealthy_after` for it too.
-        let early = if self.failures > 0 || unhealthy_after <= 1 { time_limit(settings) } else { Duration::ZERO };
-        interval.saturating_sub(early).max(interval.min(Duration::from_millis(100)))
+        // A hung app costs the time limit at each probe, and still has to turn ill within
+        // `interval × unhealthy_after + 1 s`. So the probes that confirm a failure come sooner by that much, and where
+        // they cannot make up for it, the first one does.
+        let spare = interval.saturating_sub(time_limit(settings));
+        if self.failures > 0 {
+            return spare.max(interval.min(Duration::from_millis(100)));
+        }
+        interval.min(spare * settings.unhealthy_after + Duration::from_secs(1))
     }
 }
 
@@ -188,25 +194,15 @@ async fn ask_unbounded(settings: &Settings) -> Result<(), String> {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let mut failure = format!("the name {host} has no address");
-    for address in resolve(host).await? {
-        match TcpStream::connect(SocketAddr::new(address, port)).await {
+    let found = resolve(host, port).await.map_err(|error| format!("looking up {host}: {error}"))?;
+    let mut failure = format!("{host} has no address");
+    for address in found {
+        match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = format!("connecting to {address}:{port}: {error}"),
+            Err(error) => failure = format!("connecting to {address}: {error}"),
         }
     }
     Err(failure)
-}
-
-async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        // RFC 6761 §6.3: always loopback, never asked of DNS.
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-    }
-    Err(format!("the name {host} cannot be resolved"))
 }
 
 async fn http1_status(stream: TcpStream, authority: &str, path: &str) -> Result<(), String> {
@@ -323,11 +319,15 @@ fn grpc_request(service: &str) -> Bytes {
     if !service.is_empty() {
         message.push(0x0a);
         let mut length = service.len();
-        while length >= 0x80 {
-            message.push((length & 0x7f) as u8 | 0x80);
+        loop {
+            let [low, ..] = length.to_le_bytes();
             length >>= 7;
+            if length == 0 {
+                message.push(low & 0x7f);
+                break;
+            }
+            message.push(low | 0x80);
         }
-        message.push((length & 0x7f) as u8);
         message.extend_from_slice(service.as_bytes());
     }
     let mut framed = vec![0];

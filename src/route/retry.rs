@@ -28,6 +28,8 @@ pub enum OnReset {
 pub struct RetryPolicy {
     /// Tries beyond the first.
     pub attempts: u32,
+    /// Retry, for any method, what was not sent.
+    pub on_unsent: bool,
     /// Which resets are tried again, for the methods below.
     pub on_reset: OnReset,
     pub methods: Vec<Method>,
@@ -38,7 +40,7 @@ impl RetryPolicy {
     pub fn allows(&self, failure: Failure, method: &Method, tries: u32) -> bool {
         tries <= self.attempts
             && match failure {
-                Failure::Unsent => true,
+                Failure::Unsent => self.on_unsent,
                 Failure::Reset { reused } => {
                     let allowed = match self.on_reset {
                         OnReset::Never => false,
@@ -55,7 +57,7 @@ impl RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         let methods = vec![Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
-        Self { attempts: 2, on_reset: OnReset::Always, methods }
+        Self { attempts: 2, on_unsent: true, on_reset: OnReset::Always, methods }
     }
 }
 

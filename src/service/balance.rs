@@ -129,10 +129,9 @@ impl EndpointSet {
                     (false, true) => return second,
                     _ => {}
                 }
-                let first_cost = first.load().cost(weights.share(first), ask.now);
-                let second_cost = second.load().cost(weights.share(second), ask.now);
+                let (share, other) = (weights.share(second), weights.share(first));
                 // The first draw wins a tie, so ties are broken by weight and chance.
-                if second_cost < first_cost { second } else { first }
+                if second.load().is_better(share, first.load(), other, ask.now) { second } else { first }
             }
         }
     }

@@ -59,12 +59,18 @@ impl Load {
         Duration::from_micros(u64::from(to_micros(faded)))
     }
 
-    /// What one more request would cost here: latency times the queue it joins. `share` is the endpoint's weight over
-    /// the mean weight. Latencies are compared by powers of two from a millisecond up, so that noise does not decide.
-    pub(super) fn cost(&self, share: f64, now: Instant) -> f64 {
-        let millis = self.latency(now).as_micros() as f64 / 1000.0;
-        let step = millis.max(1.0).log2().floor();
-        step.exp2() * (1.0 + f64::from(self.in_flight()) / share)
+    /// Whether one more request costs less here than at `other`: latency times the queue it joins. Latencies within a
+    /// factor of two of each other, or both small, count as equal, so that noise does not decide. A `share` is an
+    /// endpoint's weight over the mean weight.
+    pub(super) fn is_better(&self, share: f64, other: &Self, other_share: f64, now: Instant) -> bool {
+        let latency = |load: &Self| load.latency(now).as_secs_f64().max(SMALL.as_secs_f64());
+        let queue = |load: &Self, share: f64| f64::from(load.in_flight()) / share;
+        let (ours, theirs) = (latency(self), latency(other));
+        let (our_queue, their_queue) = (queue(self, share), queue(other, other_share));
+        if ours < theirs * 2.0 && theirs < ours * 2.0 {
+            return our_queue < their_queue;
+        }
+        ours * (1.0 + our_queue) < theirs * (1.0 + their_queue)
     }
 
     fn millis(&self, now: Instant) -> u32 {
@@ -93,6 +99,8 @@ fn unpack(packed: u64) -> (u32, u32) {
 
 /// Time constant of the average (Linkerd's default for its peak EWMA).
 const DECAY: Duration = Duration::from_secs(10);
+/// Latencies below this are all the same to a caller.
+const SMALL: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
@@ -122,13 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn noise_under_a_millisecond_does_not_decide() {
+    fn noise_does_not_decide_but_queues_and_real_slowness_do() {
         let start = Instant::now();
-        let (quick, slow) = (Load::new(start), Load::new(start));
-        quick.observe(Duration::from_micros(90), start);
-        slow.observe(Duration::from_micros(900), start);
-        assert!((quick.cost(1.0, start) - slow.cost(1.0, start)).abs() < f64::EPSILON);
-        slow.begin();
-        assert!(slow.cost(1.0, start) > quick.cost(1.0, start));
+        let of = |micros| {
+            let load = Load::new(start);
+            load.observe(Duration::from_micros(micros), start);
+            load
+        };
+        let better = |a: &Load, b: &Load| a.is_better(1.0, b, 1.0, start);
+        for (quick, slow) in [(of(90), of(1_900)), (of(30_000), of(50_000))] {
+            assert!(!better(&quick, &slow) && !better(&slow, &quick));
+            slow.begin();
+            assert!(better(&quick, &slow) && !better(&slow, &quick));
+        }
+        let (quick, slow) = (of(1_000), of(100_000));
+        quick.begin();
+        assert!(better(&quick, &slow), "a queue of one is shorter than a hundred times the latency");
+        assert!(!quick.is_better(0.1, &of(1_000), 1.0, start), "a small share fills sooner");
     }
 }

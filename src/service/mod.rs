@@ -102,9 +102,10 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The head of an answer came: its latency counts, and the endpoint is reachable. True if it was shut before.
-    pub fn answered(&self, now: Instant) -> bool {
-        self.endpoint.state.load.observe(now.saturating_duration_since(self.since), now);
+    /// The head of an answer to a request that left at `sent` came: its latency counts, without the time to connect, and
+    /// the endpoint is reachable. True if it was shut before.
+    pub fn answered(&self, sent: Instant, now: Instant) -> bool {
+        self.endpoint.state.load.observe(now.saturating_duration_since(sent), now);
         self.endpoint.state.reach.open()
     }
 

@@ -7,7 +7,7 @@ mod pool;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
-pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use pool::{Pool, PoolSettings, Tethered, Want};
 
 use http::Request;
 

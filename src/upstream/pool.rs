@@ -85,6 +85,8 @@ pub struct Want {
 /// An answer whose connection comes back to the pool with the last byte of the body.
 pub struct Sent {
     pub response: Response<Tethered>,
+    /// When a connection was at hand and the request left.
+    pub at: Instant,
 }
 
 impl Pool {
@@ -109,8 +111,9 @@ impl Pool {
                 Ok(found) => found,
                 Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
             };
+            let at = Instant::now();
             match self.exchange(&connections, way, request).await {
-                Ok(sent) => return Ok(sent),
+                Ok(response) => return Ok(Sent { response, at }),
                 Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
                 Err(failed) => return Err(Failed { reused, ..failed }),
             }
@@ -203,7 +206,7 @@ impl Pool {
         to: &Arc<Connections>,
         way: Way,
         mut request: Request<RequestBody>,
-    ) -> Result<Sent, Failed> {
+    ) -> Result<Response<Tethered>, Failed> {
         match way {
             Way::Http1(mut sender) => {
                 if !is_ready(&mut sender).await {
@@ -215,7 +218,7 @@ impl Pool {
                 match sender.try_send_request(request).await {
                     Ok(response) => {
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
-                        Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }) })
+                        Ok(response.map(|incoming| Tethered { incoming, home }))
                     }
                     Err(mut error) => Err(failed(error.take_message(), error.error())),
                 }
@@ -227,7 +230,7 @@ impl Pool {
                 match shared.sender.try_send_request(request).await {
                     Ok(response) => {
                         let home = Home::Http2 { shared };
-                        Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }) })
+                        Ok(response.map(|incoming| Tethered { incoming, home }))
                     }
                     Err(mut error) => Err(failed(error.take_message(), error.error())),
                 }
@@ -258,15 +261,6 @@ impl Pool {
                 || !connections.idle.lock().is_empty()
                 || !connections.shared.lock().is_empty()
         });
-    }
-
-    /// Closes every idle connection, so that those who serve us can end.
-    pub fn close_idle(&self) {
-        let all: Vec<Arc<Connections>> = self.inner.endpoints.lock().values().cloned().collect();
-        for connections in all {
-            connections.idle.lock().clear();
-            connections.shared.lock().clear();
-        }
     }
 }
 

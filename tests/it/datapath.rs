@@ -24,19 +24,19 @@ fn every_way_in_leads_to_the_service() {
         let answer = ask.send(outbound);
         assert_eq!((answer.status, answer.app()), (200, "users-1"), "{ask:?}: {answer:?}");
     }
-    let own = Ask::get("/").host("localhost:9101").send(pair.web.upstream("users"));
+    let own = Ask::get("/").host("localhost:9101").header("X-Request-Id", "own-port").send(pair.web.upstream("users"));
     assert_eq!(own.app(), "users-1");
     let counted = 1.0 + f64::from(u32::try_from(ways.len()).unwrap());
     let (ok, to_users) = (("status_class", "2xx"), ("service", "users"));
     pair.web.wait_for_metric("outrigger_requests_total", &[("direction", "outbound"), to_users, ok], counted);
     pair.users.wait_for_metric("outrigger_requests_total", &[("direction", "inbound"), ok], counted);
-    let line = pair.web.access_of(own.header("x-request-id"));
+    let line = pair.web.access_of("own-port");
     assert_eq!(
         (&line["service"], &line["direction"], &line["status"]),
         (&json!("users"), &json!("outbound"), &json!(200))
     );
     assert_eq!(line["attempts"], 1);
-    let theirs = pair.users.access_of(own.header("x-request-id"));
+    let theirs = pair.users.access_of("own-port");
     assert_eq!((&theirs["peer"], &theirs["direction"]), (&json!(pair.authority.id("web")), &json!("inbound")));
 }
 
@@ -165,7 +165,8 @@ fn an_app_that_takes_too_long_is_a_deadline() {
 #[test]
 fn a_body_that_breaks_off_never_looks_whole() {
     let pair = Pair::start();
-    assert!(Ask::get("/reset").host("users").try_send(pair.web.outbound()).is_err());
+    let answer = Ask::get("/reset").host("users").try_send(pair.web.outbound());
+    assert!(answer.is_err(), "{answer:?}");
     let answer = h2c::try_send(pair.web.outbound(), Request::get("http://users/reset").body(Vec::new()).unwrap());
     assert!(answer.is_err(), "{answer:?}");
 }

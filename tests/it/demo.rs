@@ -19,7 +19,7 @@ fn children(pid: u32) -> Vec<String> {
 
 #[test]
 fn the_demo_loses_no_request_when_an_instance_is_killed() {
-    let (code, said) = demo(&[]).finish(Duration::from_secs(60));
+    let (code, said) = demo(&[]).finish(Duration::from_mins(1));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("0 lost"), "{said}");
     assert!(said.contains("users-1") && said.contains("users-2"), "{said}");

@@ -114,13 +114,17 @@ fn a_snapshot_lets_a_restart_work_while_consul_is_down() {
 }
 
 #[test]
-fn static_and_dns_endpoints_need_no_registration() {
-    let registry = crate::support::Embedded::start();
-    let (authority, app) = (Authority::new("mesh.test"), App::start("orders-1"));
+fn static_and_dns_endpoints_are_reached() {
+    let (consul, authority, app) = (Consul::start(), Authority::new("mesh.test"), App::start("orders-1"));
+    consul.agent().register(&plain_instance("orders", "orders-1", app.address()));
+    let (dns, port) = (consul.dns().to_string(), app.port());
     let fixed = json!({ "mtls": "off", "endpoints": [app.address().to_string()] });
-    let named = json!({ "mtls": "off", "endpoints": [format!("localhost:{}", app.port())], "dns": "a" });
-    let web = sidecar("web", registry.agent(), &authority).upstream("users", fixed).upstream("orders", named).start();
-    for host in ["users", "orders"] {
+    let srv = json!({ "mtls": "off", "dns": "srv", "dns_server": dns, "endpoints": ["orders.service.consul"] });
+    let a = json!({ "mtls": "off", "dns": "a", "dns_server": dns,
+                    "endpoints": [format!("orders.service.consul:{port}")] });
+    let web = sidecar("web", consul.agent(), &authority);
+    let web = web.upstream("fixed", fixed).upstream("by-srv", srv).upstream("by-a", a).start();
+    for host in ["fixed", "by-srv", "by-a"] {
         let answer = Ask::get("/").host(host).send(web.outbound());
         assert_eq!(answer.app(), "orders-1", "{host}: {answer:?}");
     }

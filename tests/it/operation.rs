@@ -109,6 +109,23 @@ fn all_mistakes_of_a_config_are_told_at_once_and_nothing_starts() {
 }
 
 #[test]
+fn every_config_that_we_ship_is_good() {
+    let mut checked = 0;
+    for folder in ["examples", "deploy/compose"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let (code, said) = outrigger(&["check", "-c", path.to_str().unwrap()]);
+                assert_eq!(code, Some(0), "{}: {said}", path.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 3, "{checked}");
+}
+
+#[test]
 fn what_comes_later_is_refused_and_not_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later.yaml");

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -203,13 +204,13 @@ fn bytes(count: usize) -> Response<Body> {
     let rest = chunk.slice(..count % chunk.len());
     let chunks = std::iter::repeat_n(chunk, whole).chain(std::iter::once(rest));
     let frames = chunks.map(|chunk| Ok::<_, BoxError>(Frame::data(chunk)));
-    Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+    Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync())
 }
 
 fn with_trailers(body: &'static str, name: &'static str, value: &'static str) -> Body {
     let trailers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
     let frames = [Ok::<_, BoxError>(Frame::data(Bytes::from_static(body.as_bytes()))), Ok(Frame::trailers(trailers))];
-    StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
+    StreamBody::new(stream::iter(frames)).boxed_unsync()
 }
 
 /// RFC 9110 §6.6.2: hyper sends only the trailers that `Trailer` names, and only to those who said `TE: trailers`.
@@ -227,10 +228,14 @@ fn hop() -> Response<Body> {
     response
 }
 
-/// Promises 1000 bytes, sends ten, and breaks.
+/// Promises 1000 bytes, sends ten, and breaks once those are on their way.
 fn cut() -> Response<Body> {
-    let frames = [Ok(Frame::data(Bytes::from_static(b"ten bytes."))), Err(BoxError::from("cut on purpose"))];
-    let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync());
+    let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"ten bytes."))) });
+    let then = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err(BoxError::from("cut on purpose"))
+    });
+    let mut response = Response::new(StreamBody::new(first.chain(then)).boxed_unsync());
     response.headers_mut().insert("content-length", "1000".parse().unwrap());
     response
 }

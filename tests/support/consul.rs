@@ -123,7 +123,7 @@ impl Consul {
         // A port may be taken between the look and the start, by a test beside this one.
         for _ in 0..5 {
             let ports = [fixed_port(), fixed_port(), fixed_port(), fixed_port()];
-            let mut process = launch(&ports, &options);
+            let mut process = launch(ports, &options);
             if leads(Agent { address: ([127, 0, 0, 1], ports[0]).into() }, &mut process) {
                 return Self { ports, options, process };
             }
@@ -149,7 +149,7 @@ impl Consul {
         self.process.kill();
         let agent = self.agent();
         eventually(SOON, "Consul comes back on its ports", || {
-            self.process = launch(&self.ports, &self.options);
+            self.process = launch(self.ports, &self.options);
             leads(agent, &mut self.process).then_some(())
         });
     }
@@ -169,7 +169,7 @@ impl Consul {
     }
 }
 
-fn launch(ports: &[u16; 4], options: &[String]) -> Process {
+fn launch(ports: [u16; 4], options: &[String]) -> Process {
     let mut command = Command::new(consul_binary());
     command
         .args(["agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn"])

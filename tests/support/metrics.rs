@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 
 use super::client::Ask;
 
+/// Name, labels, value.
+type Series = (String, Vec<(String, String)>, f64);
+
 /// One scrape.
 pub struct Scrape {
-    series: Vec<(String, Vec<(String, String)>, f64)>,
+    series: Vec<Series>,
     pub text: String,
 }
 
@@ -38,7 +41,7 @@ impl Scrape {
     }
 }
 
-fn series(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
+fn series(line: &str) -> Option<Series> {
     let (series, value) = line.rsplit_once(' ')?;
     let Some((name, labels)) = series.split_once('{') else {
         return Some((series.to_owned(), Vec::new(), value.parse().ok()?));

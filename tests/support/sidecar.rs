@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::certs::Authority;
 use super::metrics::Scrape;
-use super::{Agent, App, Process, SOON, access, eventually};
+use super::{Agent, App, Ask, Process, SOON, access, eventually};
 
 /// A sidecar's config, not yet started. What is not set is what a user would get, but for ports at 0 and short times.
 pub struct Builder {
@@ -108,6 +108,14 @@ impl Sidecar {
     pub fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
         let what = format!("{name}{labels:?} of {} reaches {least}", self.name);
         eventually(SOON, &what, || (self.metric(name, labels) >= least).then_some(()));
+    }
+
+    /// The serial number of the leaf in use, as `/certs` shows it.
+    #[track_caller]
+    pub fn serial(&self) -> String {
+        let shown = Ask::get("/certs").host("localhost").send(self.admin());
+        let serial = shown.json()["serial"].as_str().map(str::to_owned);
+        serial.unwrap_or_else(|| panic!("/certs shows no serial: {}", shown.text()))
     }
 
     pub fn access(&self) -> Vec<Value> {

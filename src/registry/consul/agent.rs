@@ -2,7 +2,6 @@
 //! Knows nothing of traffic; runs on the control thread.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use super::record::{CheckUpdate, Held, OWNER};
 use crate::consul::{Api, Client, ConsulError, path_segment};
 use crate::published::Published;
+use crate::registry::dns::resolve;
 use crate::registry::probe::AppHealth;
 use crate::telemetry::{HeartbeatOutcome, Metrics};
 
@@ -259,13 +259,16 @@ impl Agent {
 
     /// Removes what an earlier life of ours left on this agent, once; then pends.
     async fn clean_up(&self, done: &mut bool) {
-        if !*done {
+        while !*done {
             match self.remove_stale().await {
                 Ok(()) => *done = true,
-                Err(error) => tracing::debug!(%error, "records of an earlier life could not be looked for"),
+                Err(error) => {
+                    tracing::debug!(%error, "records of an earlier life could not be looked for");
+                    tokio::time::sleep(RECONCILE).await;
+                }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn remove_stale(&self) -> Result<(), ConsulError> {
@@ -307,12 +310,17 @@ impl Agent {
     }
 }
 
-/// Whether something accepts connections where the record points. A host name is believed to be alive: to resolve it here
-/// would need more certainty than a removal allows.
+/// Whether something accepts connections where the record points. A name that cannot be looked up is believed to be
+/// alive: a removal needs certainty.
 async fn is_alive(held: &Held) -> bool {
-    let (Ok(address), Ok(port)) = (held.address.parse::<IpAddr>(), u16::try_from(held.port)) else { return true };
-    let connect = TcpStream::connect(SocketAddr::new(address, port));
-    matches!(tokio::time::timeout(Duration::from_millis(500), connect).await, Ok(Ok(_)))
+    let Ok(port) = u16::try_from(held.port) else { return true };
+    let Ok(addresses) = resolve(&held.address, port).await else { return true };
+    for address in addresses {
+        if let Ok(Ok(_)) = tokio::time::timeout(KNOCK, TcpStream::connect(address)).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// Resolves at the next change; never when nobody is left to make one.
@@ -347,7 +355,7 @@ impl Pause {
     }
 }
 
-/// Says a failure once, and once that it is over.
+/// Says a failure once for each cause, and once that it is over.
 #[derive(Debug, Default)]
 struct Trouble {
     said: Option<String>,
@@ -363,11 +371,8 @@ impl Trouble {
     }
 
     fn over(&mut self) {
-        if self.said.take().is_some() {
-            tracing::info!("registered in Consul again");
-        } else {
-            tracing::info!("registered in Consul");
-        }
+        self.said = None;
+        tracing::info!("registered in Consul");
     }
 }
 
@@ -384,6 +389,8 @@ struct ListedService {
     id: String,
 }
 
+/// Of one look whether somebody listens.
+const KNOCK: Duration = Duration::from_millis(500);
 const PASSING: &str = "passing";
 const CRITICAL: &str = "critical";
 /// Of one call while nothing else can go on.

@@ -25,6 +25,7 @@ pub(super) struct Row {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
+#[expect(clippy::struct_field_names, reason = "Consul's own names")]
 pub(super) struct Node {
     #[serde(deserialize_with = "or_default")]
     pub(super) node: String,
@@ -36,6 +37,7 @@ pub(super) struct Node {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
+#[expect(clippy::struct_field_names, reason = "Consul's own names")]
 pub(super) struct Service {
     #[serde(rename = "ID", deserialize_with = "or_default")]
     pub(super) id: String,

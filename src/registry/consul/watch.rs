@@ -42,8 +42,8 @@ struct State {
     /// The last mark handed out; 1 is kept for "began anew".
     mark: u64,
     hosts: Known<Vec<IpAddr>>,
-    /// Instances that were already said to be unusable.
-    skipped: BTreeSet<String>,
+    /// Instances that were already said to be left out, and why.
+    left_out: BTreeMap<String, &'static str>,
 }
 
 /// One endpoint of Consul's, with its own index.
@@ -53,6 +53,9 @@ struct Query {
     rows: Vec<Row>,
     /// The call under way; it survives a `next` that was dropped or that another query ended.
     call: Option<BoxFuture<'static, Result<Answer<Rows>, ConsulError>>>,
+    /// `rows` are news that no `next` has returned yet: the one that read them was dropped.
+    untold: bool,
+    went_back: bool,
 }
 
 impl HealthWatch {
@@ -63,33 +66,36 @@ impl HealthWatch {
             MeshMode::Preferred => &[Api::HealthConnect, Api::HealthService],
             MeshMode::Plain => &[Api::HealthService],
         };
-        let queries = apis.iter().map(|api| Query { api: *api, index: 0, rows: Vec::new(), call: None }).collect();
+        let queries = apis.iter().map(|api| Query::new(*api)).collect();
         let hosts = Known::new(describe(&service, mode));
-        let state = Mutex::new(State { queries, mark: 1, hosts, skipped: BTreeSet::new() });
+        let state = Mutex::new(State { queries, mark: 1, hosts, left_out: BTreeMap::new() });
         Self { client, service, mode, state }
     }
 
     async fn read(&self, seen: Mark) -> Result<(Mark, Vec<Listing>), RegistryError> {
         let mut state = self.state.lock().await;
-        let began_anew = if seen.0 == state.mark && seen != Mark::START {
-            self.wait(&mut state.queries).await?
-        } else {
+        if seen.0 != state.mark || seen == Mark::START {
             self.start(&mut state.queries).await?;
-            false
-        };
+        } else if !state.queries.iter().any(|query| query.untold) {
+            self.wait(&mut state.queries).await?;
+        }
+        let listings = self.list(&mut state).await;
         // Two indexes make one mark: a count of our own, which goes back where one of them did.
         state.mark = match () {
-            () if began_anew => 1,
+            () if state.queries.iter().any(|query| query.went_back) => 1,
             () if state.queries.iter().any(|query| query.index == 0) => 0,
             () => state.mark.max(1) + 1,
         };
-        Ok((Mark(state.mark), self.list(&mut state).await))
+        for query in &mut state.queries {
+            (query.untold, query.went_back) = (false, false);
+        }
+        Ok((Mark(state.mark), listings))
     }
 
     /// Reads every query anew.
     async fn start(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut() {
-            query.index = 0;
+            *query = Query::new(query.api);
             query.call = Some(self.call(query));
         }
         while queries.iter().any(|query| query.call.is_some()) {
@@ -99,22 +105,29 @@ impl HealthWatch {
         Ok(())
     }
 
-    /// Waits until one of the queries has an answer; the others stay under way. True where its index went back.
-    async fn wait(&self, queries: &mut [Query]) -> Result<bool, RegistryError> {
+    /// Waits until one of the queries has an answer, and a moment for the other, since one registration may wake both;
+    /// the rest stays under way.
+    async fn wait(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut().filter(|query| query.call.is_none()) {
             query.call = Some(self.call(query));
         }
         let (query, answer) = first_answer(queries).await;
-        let before = query.index;
         query.take(answer, &self.service)?;
-        Ok(query.index < before)
+        while queries.iter().any(|query| query.call.is_some())
+            && let Ok((query, answer)) = timeout(TOGETHER, first_answer(queries)).await
+        {
+            query.take(answer, &self.service)?;
+        }
+        Ok(())
     }
 
     /// A first or confirming read (index 0) goes to the servers; the long polls go through the agent's cache, so that
     /// all sidecars of a node cost the servers one watch (consul#4984), at the same latency. A cached first read would
-    /// confirm an answer with itself. A restarted agent has an empty cache and asks the servers: no staler than without.
-    /// Newer agents ignore `cached` here in favour of their streaming view, which does the same.
-    /// Never `?passing`: it hides warning instances, which have a weight of their own (consul.io/api-docs/health).
+    /// confirm an answer with itself. Tried on 1.8.7: a restarted agent's cache is empty and asks the servers; with the
+    /// servers away and back, both ways fail and recover alike. From 1.10 on `index` alone uses the agent's shared view.
+    ///
+    /// Never `?passing`: it hides warning instances, which have a weight of their own
+    /// (developer.hashicorp.com/consul/api-docs/health).
     fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
         let (client, api, index) = (self.client.clone(), query.api, query.index);
         let path = path(api, &self.service);
@@ -130,11 +143,19 @@ impl HealthWatch {
         let names: BTreeSet<&str> = wanted.iter().map(|(row, _)| row.host()).collect();
         let found = addresses(&names, &mut state.hosts).await;
         let mut listings = Vec::with_capacity(wanted.len());
-        let mut skipped = BTreeSet::new();
+        let mut left_out = BTreeMap::new();
+        if self.mode != MeshMode::Plain {
+            for row in rows(&state.queries, Api::HealthConnect).filter(|row| !row.is_mesh_of(&self.service)) {
+                left_out.insert(row.service.id.clone(), "it is not the sidecar, or a native instance, of this service");
+            }
+        }
         for (row, wire) in &wanted {
-            let addresses = found.get(row.host()).map_or(&[][..], Vec::as_slice);
-            let Some(port) = row.port().filter(|_| !addresses.is_empty()) else {
-                skipped.insert(row.service.id.clone());
+            let Some(addresses) = found.get(row.host()) else {
+                left_out.insert(row.service.id.clone(), "its address is missing or cannot be resolved");
+                continue;
+            };
+            let Some(port) = row.port() else {
+                left_out.insert(row.service.id.clone(), "its port is none");
                 continue;
             };
             let health = row.health();
@@ -147,32 +168,32 @@ impl HealthWatch {
                 zone: row.zone().map(Into::into),
             }));
         }
-        for id in skipped.difference(&state.skipped) {
-            warn!(watch = %describe(&self.service, self.mode), %id, "instance left out: no usable address or port");
+        for (id, why) in left_out.iter().filter(|(id, why)| state.left_out.get(*id) != Some(*why)) {
+            warn!(watch = %self.describe(), %id, why, "instance left out");
         }
-        state.skipped = skipped;
+        state.left_out = left_out;
         listings
     }
 
     /// The instances to list, with how each is spoken to.
     fn wanted<'a>(&self, queries: &'a [Query]) -> Vec<(&'a Row, Wire)> {
         let mesh = |row: &Row| Wire::Mesh { peer: self.service.clone(), ours: row.is_ours() };
-        let rows = |api: Api| queries.iter().filter(move |query| query.api == api).flat_map(|query| &query.rows);
         match self.mode {
-            MeshMode::Mesh => rows(Api::HealthConnect)
+            MeshMode::Mesh => rows(queries, Api::HealthConnect)
                 .filter(|row| row.is_mesh_of(&self.service))
                 .map(|row| (row, mesh(row)))
                 .collect(),
-            MeshMode::Plain => rows(Api::HealthService).map(|row| (row, Wire::Plain)).collect(),
+            MeshMode::Plain => rows(queries, Api::HealthService).map(|row| (row, Wire::Plain)).collect(),
             MeshMode::Preferred => {
-                let in_mesh: Vec<&Row> = rows(Api::HealthConnect).filter(|row| row.is_mesh_of(&self.service)).collect();
+                let in_mesh: Vec<&Row> =
+                    rows(queries, Api::HealthConnect).filter(|row| row.is_mesh_of(&self.service)).collect();
                 // Service ids are unique on one node only.
                 let fronted: BTreeSet<(&str, &str)> = in_mesh
                     .iter()
                     .map(|row| (row.node.node.as_str(), row.service.proxy.destination_service_id.as_str()))
                     .collect();
                 // A native instance is in both answers; `connect` has it, or will within a moment.
-                let plain = rows(Api::HealthService).filter(|row| {
+                let plain = rows(queries, Api::HealthService).filter(|row| {
                     row.mesh_peer().is_none() && !fronted.contains(&(row.node.node.as_str(), row.service.id.as_str()))
                 });
                 let plain = plain.map(|row| (row, Wire::Plain));
@@ -180,6 +201,10 @@ impl HealthWatch {
             }
         }
     }
+}
+
+fn rows(queries: &[Query], api: Api) -> impl Iterator<Item = &Row> {
+    queries.iter().filter(move |query| query.api == api).flat_map(|query| &query.rows)
 }
 
 /// The first of the calls under way to end; at least one is. Cancel safe: a call that ended is taken out at once.
@@ -193,14 +218,20 @@ async fn first_answer(queries: &mut [Query]) -> (&mut Query, Result<Answer<Rows>
 }
 
 impl Query {
+    fn new(api: Api) -> Self {
+        Self { api, index: 0, rows: Vec::new(), call: None, untold: false, went_back: false }
+    }
+
     fn take(&mut self, answer: Result<Answer<Rows>, ConsulError>, service: &ServiceName) -> Result<(), RegistryError> {
         let Answer { index, filtered_by_acls, value: Rows(rows) } = answer?;
         if filtered_by_acls && rows.is_empty() {
             // Not "no instances" but "you may not know" (consul PR #17424).
             return Err(RegistryError::Filtered { path: path(self.api, service) });
         }
-        self.index = index.unwrap_or(0);
+        let before = std::mem::replace(&mut self.index, index.unwrap_or(0));
         self.rows = rows;
+        self.untold = true;
+        self.went_back |= self.index < before;
         Ok(())
     }
 }
@@ -251,4 +282,10 @@ async fn addresses(hosts: &BTreeSet<&str>, known: &mut Known<Vec<IpAddr>>) -> BT
     found
 }
 
+/// Between the answers of two queries that one change woke.
+const TOGETHER: Duration = Duration::from_millis(5);
 const RESOLVE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -144,7 +144,7 @@ impl Shared {
                 let replace = query.has("replace-existing-checks");
                 decode::registration(body).and_then(|new| state.register(new, replace, now))
             }
-            Endpoint::Deregister if name.is_empty() => Err(Refused::bad("Missing service ID")),
+            Endpoint::Deregister if name.is_empty() => Err(Refused::failed("ServiceID missing")),
             Endpoint::Deregister => {
                 state.deregister(name);
                 Ok(())

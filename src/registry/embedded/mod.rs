@@ -8,7 +8,6 @@ mod query;
 mod state;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,6 +30,10 @@ pub use ca::CaError;
 use crate::lifecycle::Lifecycle;
 
 /// An empty registry with a fresh CA; `serve` makes it answer.
+///
+/// What differs from Consul on purpose: TTL checks and `Connect.Native` services only, no filter expressions, no ACLs, no
+/// gzip, no CA rotation, JSON syntax errors in other words, and a service that stayed critical goes when its time is over
+/// instead of up to 30 s later.
 pub struct Embedded {
     ca: ca::Ca,
 }
@@ -62,15 +65,6 @@ impl Embedded {
         }
         shared.drain.cancel();
     }
-}
-
-/// A new registry on `listener`; see `Embedded::serve`.
-///
-/// # Errors
-/// When the CA cannot be made.
-pub async fn serve(listener: TcpListener, lifecycle: Lifecycle) -> Result<(), CaError> {
-    Embedded::new()?.serve(listener, lifecycle).await;
-    Ok(())
 }
 
 /// What every connection looks at.
@@ -129,25 +123,28 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-fn respond(
-    shared: Arc<Shared>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<api::Answer, Infallible>> + Send {
-    async move {
-        let (head, body) = request.into_parts();
-        let limited = Limited::new(body, MAX_BODY).collect();
-        let body: Bytes = match tokio::time::timeout(BODY_LIMIT, limited).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => {
-                return Ok(api::text(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    format!("Request body too large, max size: {MAX_BODY} bytes"),
-                ));
-            }
-            Err(_) => return Ok(api::text(StatusCode::REQUEST_TIMEOUT, "Request body took too long")),
-        };
-        let query = head.uri.query().unwrap_or_default();
-        Ok(shared.answer(&head.method, head.uri.path(), query, body).await)
+async fn respond(shared: Arc<Shared>, request: Request<Incoming>) -> Result<api::Answer, Infallible> {
+    let (head, body) = request.into_parts();
+    let query = head.uri.query().unwrap_or_default();
+    Ok(match read(body).await {
+        Ok(body) => shared.answer(&head.method, head.uri.path(), query, body).await,
+        Err(refusal) => refusal,
+    })
+}
+
+async fn read(body: Incoming) -> Result<Bytes, api::Answer> {
+    let too_large = || {
+        let text = format!("Request body too large, max size: {MAX_BODY} bytes");
+        api::text(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    // What announces that it is too large is not waited for.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_LIMIT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => Err(api::text(StatusCode::REQUEST_TIMEOUT, "Request body took too long")),
     }
 }
 
@@ -174,3 +171,6 @@ const MAX_BODY: usize = 512 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How long a kept connection may stay silent between requests.
 const IDLE: Duration = Duration::from_mins(2);
+
+#[cfg(test)]
+mod tests;

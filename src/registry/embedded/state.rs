@@ -14,9 +14,9 @@ pub(super) struct State {
     index: u64,
     services: BTreeMap<String, Service>,
     checks: BTreeMap<String, Check>,
-    /// When each name last changed, its removal included.
+    /// When each name with instances last changed.
     changed: BTreeMap<String, u64>,
-    /// What an unknown name is said to have changed at.
+    /// What a name without instances is said to have changed at.
     floor: u64,
     /// When any name or tag last changed.
     catalog: u64,
@@ -80,12 +80,13 @@ impl State {
         if old.as_ref().is_none_or(|old| !same_service(old, &new)) {
             let index = self.advance();
             self.catalog = index;
-            if let Some(old) = old.filter(|old| old.name != new.name) {
-                self.changed.insert(old.name, index);
-            }
             self.changed.insert(new.name.clone(), index);
+            let moved = old.filter(|old| old.name != new.name).map(|old| old.name);
             let created = self.services.get(&id).map_or(index, |service| service.created);
             self.services.insert(id.clone(), Service { registration: new, created, modified: index });
+            if let Some(name) = moved {
+                self.touch_name(name, index);
+            }
         }
         if replace_checks {
             let named: BTreeSet<&str> = specs.iter().map(|spec| spec.id.as_str()).collect();
@@ -94,7 +95,6 @@ impl State {
         for spec in specs {
             self.register_check(&id, spec, now);
         }
-        self.prune_names();
         Ok(())
     }
 
@@ -140,7 +140,17 @@ impl State {
         self.checks.retain(|_, check| check.service != id);
         let index = self.advance();
         self.catalog = index;
-        self.changed.insert(service.registration.name, index);
+        self.touch_name(service.registration.name, index);
+    }
+
+    /// A name without instances is forgotten; Consul then tells of all such names that they changed at the last such end.
+    fn touch_name(&mut self, name: String, index: u64) {
+        if self.services.values().any(|service| service.registration.name == name) {
+            self.changed.insert(name, index);
+        } else {
+            self.changed.remove(&name);
+            self.floor = index;
+        }
     }
 
     pub(super) fn update_check(&mut self, id: &str, status: Status, output: &str, now: Instant) -> Result<(), Refused> {
@@ -215,7 +225,10 @@ impl State {
             if let Some(check) = self.checks.get_mut(&id) {
                 check.expires = None;
                 if check.status != Status::Critical {
-                    check.output = format!("TTL expired (last output before timeout follows): {}", check.output);
+                    check.output = match check.output.as_str() {
+                        "" => "TTL expired".into(),
+                        last => format!("TTL expired (last output before timeout follows): {last}"),
+                    };
                 }
             }
             self.set_status(&id, Status::Critical, now);
@@ -252,16 +265,6 @@ impl State {
                 self.touch([check.service]);
             }
         }
-    }
-
-    /// Keeps the list of names that are gone from growing without end.
-    fn prune_names(&mut self) {
-        if self.changed.len() <= 2 * MAX_SERVICES {
-            return;
-        }
-        let live: BTreeSet<&str> = self.services.values().map(|service| service.registration.name.as_str()).collect();
-        self.changed.retain(|name, _| live.contains(name.as_str()));
-        self.floor = self.index;
     }
 
     // What is read; each with the index that a blocking query waits on.
@@ -301,16 +304,20 @@ impl State {
     pub(super) fn catalog_service(&self, name: &str, wanted: &Wanted) -> (u64, Value) {
         let listed = self.named(name, wanted).map(|(_, service)| {
             let found = health_service(service);
-            json!({
+            let mut row = json!({
                 "ID": self.node["ID"], "Node": NODE, "Address": ADDRESS, "Datacenter": DATACENTER,
                 "TaggedAddresses": self.node["TaggedAddresses"], "NodeMeta": self.node["Meta"], "ServiceKind": "",
                 "ServiceID": found["ID"], "ServiceName": found["Service"], "ServiceTags": found["Tags"],
-                "ServiceAddress": found["Address"], "ServiceTaggedAddresses": found["TaggedAddresses"],
+                "ServiceAddress": found["Address"],
                 "ServiceWeights": found["Weights"], "ServiceMeta": service.registration.meta,
                 "ServicePort": found["Port"], "ServiceEnableTagOverride": found["EnableTagOverride"],
                 "ServiceProxy": found["Proxy"], "ServiceConnect": found["Connect"],
                 "CreateIndex": found["CreateIndex"], "ModifyIndex": found["ModifyIndex"],
-            })
+            });
+            if let Some(tagged) = tagged_addresses(&service.registration) {
+                row["ServiceTaggedAddresses"] = tagged;
+            }
+            row
         });
         (self.changed_at(name), listed.collect())
     }

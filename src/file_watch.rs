@@ -11,7 +11,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub(super) struct Watch {
+pub struct FileWatch {
     paths: Vec<PathBuf>,
     stirred: Arc<Notify>,
     /// The folders and what watches them; `None` before the first wait, and where the system refuses.
@@ -19,8 +19,8 @@ pub(super) struct Watch {
     refusal_said: bool,
 }
 
-impl Watch {
-    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+impl FileWatch {
+    pub fn new(paths: Vec<PathBuf>) -> Self {
         let mut watch = Self { paths, stirred: Arc::default(), watched: None, refusal_said: false };
         watch.follow_links();
         watch
@@ -28,7 +28,7 @@ impl Watch {
 
     /// Resolves when something moved in a folder of the files and was quiet for 200 ms since, and after `at_most` (30 s
     /// if longer) in any case. What changed, if anything, is for the caller to see. Cancel safe.
-    pub(super) async fn changed(&mut self, at_most: Duration) {
+    pub async fn changed(&mut self, at_most: Duration) {
         self.follow_links();
         tokio::select! {
             () = sleep(at_most.min(POLL)) => return,
@@ -85,3 +85,26 @@ const POLL: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_millis(200);
 /// A folder that never rests does not hold us up longer.
 const RESTLESS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn our_own_reading_wakes_nobody_and_a_write_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.crt");
+        std::fs::write(&path, "one").unwrap();
+        let mut watch = FileWatch::new(vec![path.clone()]);
+        // A new watcher always wakes once.
+        watch.changed(POLL).await;
+        let before = Instant::now();
+        let pause = Duration::from_millis(500);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        watch.changed(pause).await;
+        assert!(before.elapsed() >= pause, "reading woke us");
+        std::fs::write(&path, "two").unwrap();
+        watch.changed(POLL).await;
+        assert!(before.elapsed() < POLL / 2, "writing did not");
+    }
+}

@@ -1,0 +1,243 @@
+//! The data path put together: one pool a worker and direction, the listeners, what they share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::uri::Authority;
+
+use super::upstreams::{Upstreams, Watching};
+use super::{Failure, settings};
+use crate::config::Config;
+use crate::identity;
+use crate::lifecycle::Lifecycle;
+use crate::listen::{self, Bound, Listener, Security, Target};
+use crate::names::ServiceName;
+use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
+use crate::published::Published;
+use crate::registry::{FixedWatch, follow};
+use crate::route::{Route, RouteTable};
+use crate::service::{Balance, Service, Wire};
+use crate::telemetry::{AccessLog, Direction, Metrics};
+use crate::upstream::{Dialer, Pool, PoolSettings};
+use crate::worker::Workers;
+
+/// All that carries requests.
+pub(super) struct DataPath {
+    workers: Workers,
+    metrics: Arc<Metrics>,
+    pub(super) inbound: Arc<InboundShared>,
+    pub(super) outbound: Arc<OutboundShared>,
+    pub(super) access_log: Arc<Published<Option<AccessLog>>>,
+    pub(super) upstreams: Upstreams,
+    app: Arc<Service>,
+    security: Security,
+    inbound_settings: Arc<Published<listen::Settings>>,
+    outbound_settings: Arc<Published<listen::Settings>>,
+    inbound_pools: Vec<Pool>,
+    outbound_pools: Vec<Pool>,
+    /// Inbound connections; drained first.
+    pub(super) inbound_life: Lifecycle,
+    /// Connections of our app; drained last.
+    pub(super) outbound_life: Lifecycle,
+    /// Connections to endpoints and to the app.
+    pools_life: Lifecycle,
+    control: Lifecycle,
+    bound: Option<(Bound, Bound, Vec<(ServiceName, Bound)>)>,
+}
+
+impl DataPath {
+    pub(super) fn build(
+        config: &Config,
+        workers: Workers,
+        identity: Arc<identity::Current>,
+        watching: Watching,
+        bound: (Bound, Bound, Vec<(ServiceName, Bound)>),
+    ) -> Result<Self, Failure> {
+        let metrics = watching.metrics.clone();
+        let control = watching.control.clone();
+        let access_log = Arc::new(Published::new(open_log(config, &metrics)?));
+        let app = Arc::new(Service::new(config.service.name.clone(), Balance::LeastLoaded, Instant::now()));
+        let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
+        let view = inbound_view(config, &app, &flow)?;
+        let inbound = Arc::new(InboundShared { view: Published::new(view), access_log: access_log.clone() });
+        let outbound = Arc::new(OutboundShared {
+            routes: Published::new(RouteTable::default()),
+            unrouted: Arc::new(metrics.flow(Direction::Outbound, UNROUTED)),
+            access_log: access_log.clone(),
+        });
+        let pools_life = Lifecycle::new();
+        let dialer = Dialer::new(identity.clone());
+        let pools = |idle: Duration| -> Vec<Pool> {
+            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
+            workers.iter().map(pool).collect()
+        };
+        let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
+        Ok(Self {
+            inbound_pools: pools(settings::APP_IDLE),
+            outbound_pools: pools(settings::MESH_IDLE),
+            security: settings::security(config.inbound.mtls, identity),
+            inbound_settings: Arc::new(Published::new(settings::listen(
+                config.inbound.timeouts,
+                config.inbound.limits,
+            ))),
+            outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
+            upstreams: Upstreams::new(watching, &config.outbound)?,
+            workers,
+            metrics,
+            inbound,
+            outbound,
+            access_log,
+            app,
+            inbound_life: Lifecycle::new(),
+            outbound_life: Lifecycle::new(),
+            pools_life,
+            control,
+            bound: Some(bound),
+        })
+    }
+
+    /// Starts accepting, watching and sweeping.
+    pub(super) fn start(&mut self) {
+        self.outbound.routes.store(self.upstreams.table());
+        self.watch_app();
+        let first = self.workers.first().runtime.clone();
+        if let Some((inbound, outbound, upstreams)) = self.bound.take() {
+            let listener = self.inbound_listener();
+            self.inbound_life.spawn_on(&first, "accept-inbound", listener.run(inbound));
+            self.accept_outbound(outbound, None);
+            for (service, bound) in upstreams {
+                self.accept_outbound(bound, Some(service));
+            }
+        }
+        for (worker, pools) in self.workers.iter().zip(self.inbound_pools.iter().zip(&self.outbound_pools)) {
+            let pools = [pools.0.clone(), pools.1.clone()];
+            self.pools_life.spawn_on(&worker.runtime, "sweep", sweep(pools));
+        }
+    }
+
+    /// The app's address is followed like any other: a name may come to mean another container.
+    fn watch_app(&self) {
+        let address = vec![self.app_address()];
+        let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
+        let app = self.app.clone();
+        let followed = follow(registry, self.metrics.clone(), None, move |update| app.list(update.listings));
+        self.control.spawn("watch-app", followed);
+    }
+
+    fn app_address(&self) -> (String, u16) {
+        let view = self.inbound.view.peek();
+        (view.app_host.clone(), view.app_port)
+    }
+
+    fn inbound_listener(&self) -> Listener<Inbound> {
+        let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
+            runtime: worker.runtime.clone(),
+            load: worker.load.clone(),
+            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone())),
+        };
+        Listener {
+            direction: Direction::Inbound,
+            security: self.security.clone(),
+            settings: self.inbound_settings.clone(),
+            targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
+            metrics: self.metrics.clone(),
+            lifecycle: self.inbound_life.clone(),
+        }
+    }
+
+    /// Accepts on the shared port (`None`) or on an upstream's own.
+    pub(super) fn accept_outbound(&mut self, bound: Bound, upstream: Option<ServiceName>) {
+        let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
+            runtime: worker.runtime.clone(),
+            load: worker.load.clone(),
+            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
+        };
+        let lifecycle = self.outbound_life.part();
+        let listener = Listener {
+            direction: Direction::Outbound,
+            security: Security::Plain,
+            settings: self.outbound_settings.clone(),
+            targets: self.workers.iter().zip(&self.outbound_pools).map(target).collect(),
+            metrics: self.metrics.clone(),
+            lifecycle: lifecycle.clone(),
+        };
+        lifecycle.spawn_on(&self.workers.first().runtime, "accept-outbound", listener.run(bound));
+        if let Some(upstream) = upstream {
+            self.upstreams.listens(&upstream, lifecycle);
+        }
+    }
+
+    /// Takes what a reload may change of both directions' common settings.
+    pub(super) fn reconfigure(&self, config: &Config, log: Option<AccessLog>) -> Result<(), Failure> {
+        let flow = self.inbound.view.peek().app.flow.clone();
+        self.inbound.view.store(inbound_view(config, &self.app, &flow)?);
+        self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
+        self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
+        self.access_log.store(log);
+        Ok(())
+    }
+
+    /// Requests under way, both directions.
+    pub(super) fn in_flight(&self) -> i64 {
+        let inbound = self.inbound.view.peek().app.flow.in_flight.get();
+        let routes = self.outbound.routes.peek();
+        let outbound: i64 = routes.iter().map(|route| route.flow.in_flight.get()).sum();
+        inbound + outbound + self.outbound.unrouted.in_flight.get()
+    }
+
+    /// Ends what is left, in any state.
+    pub(super) async fn end(self) {
+        self.inbound_life.kill();
+        self.outbound_life.kill();
+        self.pools_life.stop(Duration::ZERO).await;
+        if let Some(log) = self.access_log.snapshot().as_ref() {
+            log.close(Duration::from_secs(2));
+        }
+        drop(self.workers);
+    }
+}
+
+pub(super) fn open_log(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<AccessLog>, Failure> {
+    let Some(wanted) = &config.access_log else { return Ok(None) };
+    let destination = settings::access_log(&wanted.path);
+    AccessLog::open(&destination, wanted.sample, metrics.clone())
+        .map(Some)
+        .map_err(|error| format!("telemetry.access_log.path: {destination:?} cannot be written: {error}").into())
+}
+
+fn inbound_view(
+    config: &Config,
+    app: &Arc<Service>,
+    flow: &Arc<crate::telemetry::Flow>,
+) -> Result<InboundView, Failure> {
+    let route = Route {
+        service: app.clone(),
+        authority: config.service.name.as_str().parse::<Authority>()?,
+        flow: flow.clone(),
+        http2: settings::speaks_http2(config.service.protocol),
+        connect_timeout: settings::APP_CONNECT,
+        // No request hangs: an app that does not answer is given up when a connection would be called idle.
+        timeout: Some(config.inbound.timeouts.idle),
+        body_idle: config.inbound.timeouts.body_idle,
+        idle_timeout: config.inbound.timeouts.idle,
+        retry: settings::retry_to_app(),
+    };
+    Ok(InboundView {
+        app: Arc::new(route),
+        app_host: config.service.address.clone(),
+        app_port: config.service.port,
+        trusted: config.inbound.trusted_ips.clone(),
+    })
+}
+
+async fn sweep(pools: [Pool; 2]) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for pool in &pools {
+            pool.sweep(Instant::now());
+        }
+    }
+}
+
+/// The service label of requests that named no upstream.
+const UNROUTED: &str = "-";
