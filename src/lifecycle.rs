@@ -1,22 +1,35 @@
 //! The only place that spawns: every task has a name, an owner and an end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A group of tasks that ends together. Clones share the group; `part` makes one that ends with the whole or earlier.
 #[derive(Clone)]
 pub struct Lifecycle {
-    drain: CancellationToken,
-    kill: CancellationToken,
+    group: Arc<Group>,
+    /// Of the whole: `stop` waits for its parts, too.
     tasks: TaskTracker,
-    names: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+struct Group {
+    drain: CancellationToken,
+    running: Mutex<Running>,
+    parts: Mutex<Vec<Weak<Self>>>,
+}
+
+#[derive(Default)]
+struct Running {
+    killed: bool,
+    next: u64,
+    tasks: HashMap<u64, (&'static str, Option<AbortHandle>)>,
 }
 
 /// How a group of tasks ended.
@@ -32,24 +45,18 @@ pub enum Stopped {
 impl Lifecycle {
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            drain: CancellationToken::new(),
-            kill: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            names: Arc::default(),
-        }
+        Self { group: Group::new(CancellationToken::new()), tasks: TaskTracker::new() }
     }
 
     /// A part of this group that can be drained or killed by itself. It ends with the whole, and the whole's `stop` waits
     /// for it.
     #[must_use]
     pub fn part(&self) -> Self {
-        Self {
-            drain: self.drain.child_token(),
-            kill: self.kill.child_token(),
-            tasks: self.tasks.clone(),
-            names: self.names.clone(),
-        }
+        let group = Group::new(self.group.drain.child_token());
+        let mut parts = self.group.parts.lock();
+        parts.retain(|part| part.strong_count() > 0);
+        parts.push(Arc::downgrade(&group));
+        Self { group, tasks: self.tasks.clone() }
     }
 
     /// Runs `task` on the current runtime until it returns or the group is killed.
@@ -59,42 +66,43 @@ impl Lifecycle {
 
     /// Runs `task` on another runtime, for what belongs to a worker.
     pub fn spawn_on(&self, runtime: &Handle, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = Counted::enter(self.names.clone(), name);
-        let kill = self.kill.clone();
+        let member = Member::enter(&self.group, name);
+        let id = member.id;
         let tracked = self.tasks.track_future(async move {
-            let _counted = counted;
-            // A killed group drops its futures where they stand: sockets close, guards run.
-            kill.run_until_cancelled(task).await;
+            let _member = member;
+            task.await;
         });
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
-        drop(runtime.spawn(tracked));
+        let handle = runtime.spawn(tracked).abort_handle();
+        self.group.arm(id, handle);
     }
 
     /// Resolves when the group is asked to finish what it does and take nothing new.
     pub fn drained(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.drain.clone().cancelled_owned()
+        self.group.drain.clone().cancelled_owned()
     }
 
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.drain.is_cancelled()
+        self.group.drain.is_cancelled()
     }
 
     /// Asks every task to finish; does not wait.
     pub fn begin_drain(&self) {
-        self.drain.cancel();
+        self.group.drain.cancel();
     }
 
-    /// Ends every task where it stands; does not wait.
+    /// Ends every task where it stands: its future is dropped, sockets close, guards run. Does not wait.
     pub fn kill(&self) {
-        self.drain.cancel();
-        self.kill.cancel();
+        self.group.kill();
     }
 
     /// How many tasks of each name run now.
     #[must_use]
     pub fn running(&self) -> Vec<(&'static str, usize)> {
-        self.names.lock().iter().filter(|(_, n)| **n > 0).map(|(name, n)| (*name, *n)).collect()
+        let mut counts = BTreeMap::new();
+        self.group.count(&mut counts);
+        counts.into_iter().collect()
     }
 
     /// Resolves when every task of the group has ended; to be asked once it drains.
@@ -111,7 +119,7 @@ impl Lifecycle {
             return Stopped::Clean;
         }
         let still_running = self.running();
-        self.kill.cancel();
+        self.kill();
         self.tasks.wait().await;
         Stopped::Killed { still_running }
     }
@@ -123,25 +131,70 @@ impl Default for Lifecycle {
     }
 }
 
-struct Counted {
-    names: Arc<Mutex<BTreeMap<&'static str, usize>>>,
-    name: &'static str,
-}
+impl Group {
+    fn new(drain: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { drain, running: Mutex::default(), parts: Mutex::default() })
+    }
 
-impl Counted {
-    fn enter(names: Arc<Mutex<BTreeMap<&'static str, usize>>>, name: &'static str) -> Self {
-        *names.lock().entry(name).or_default() += 1;
-        Self { names, name }
+    /// Makes a spawned task one that `kill` reaches. It may have ended already, or the group may have been killed while
+    /// it was spawned.
+    fn arm(&self, id: u64, handle: AbortHandle) {
+        let mut running = self.running.lock();
+        if running.killed {
+            handle.abort();
+        } else if let Some((_, slot)) = running.tasks.get_mut(&id) {
+            *slot = Some(handle);
+        }
+    }
+
+    fn kill(&self) {
+        self.drain.cancel();
+        let handles: Vec<AbortHandle> = {
+            let mut running = self.running.lock();
+            running.killed = true;
+            running.tasks.values().filter_map(|(_, handle)| handle.clone()).collect()
+        };
+        // Aborting may drop a future on this thread, whose guards take the lock again.
+        handles.iter().for_each(AbortHandle::abort);
+        self.parts().for_each(|part| part.kill());
+    }
+
+    fn count(&self, counts: &mut BTreeMap<&'static str, usize>) {
+        for (name, _) in self.running.lock().tasks.values() {
+            *counts.entry(*name).or_default() += 1;
+        }
+        self.parts().for_each(|part| part.count(counts));
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Arc<Self>> {
+        let parts: Vec<_> = self.parts.lock().iter().filter_map(Weak::upgrade).collect();
+        parts.into_iter()
     }
 }
 
-impl Drop for Counted {
+/// A running task's entry in its group.
+struct Member {
+    group: Arc<Group>,
+    id: u64,
+}
+
+impl Member {
+    fn enter(group: &Arc<Group>, name: &'static str) -> Self {
+        let mut running = group.running.lock();
+        let id = running.next;
+        running.next += 1;
+        running.tasks.insert(id, (name, None));
+        Self { group: group.clone(), id }
+    }
+}
+
+impl Drop for Member {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(task = self.name, "a task panicked; please report this");
-        }
-        if let Some(count) = self.names.lock().get_mut(self.name) {
-            *count -= 1;
+        let ended = self.group.running.lock().tasks.remove(&self.id);
+        if let Some((name, _)) = ended
+            && std::thread::panicking()
+        {
+            tracing::error!(task = name, "a task panicked; please report this");
         }
     }
 }
@@ -154,7 +207,7 @@ mod tests {
     async fn a_stop_within_grace_is_clean() {
         let group = Lifecycle::new();
         let asked = group.drained();
-        group.spawn("good", async move { asked.await });
+        group.spawn("good", asked);
         assert_eq!(group.running(), [("good", 1)]);
         assert_eq!(group.stop(Duration::from_secs(1)).await, Stopped::Clean);
         assert_eq!(group.running(), []);

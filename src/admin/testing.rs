@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::uri::Authority;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -149,7 +148,8 @@ pub(super) fn service(name: &str) -> Arc<Service> {
 pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<Service>) -> Arc<Route> {
     Arc::new(Route {
         flow: Arc::new(metrics.flow(direction, service.name().as_str())),
-        authority: Authority::from_static("x"),
+        host: http::HeaderValue::from_static("x"),
+        authority: None,
         service,
         http2: false,
         connect_timeout: Duration::from_secs(1),

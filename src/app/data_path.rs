@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::uri::Authority;
-
 use super::upstreams::{Upstreams, Watching};
 use super::{Failure, settings};
 use crate::config::Config;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
-use crate::listen::{self, Bound, Listener, Security, Target};
+use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
@@ -42,7 +40,16 @@ pub(super) struct DataPath {
     /// Connections to endpoints and to the app.
     pools_life: Lifecycle,
     control: Lifecycle,
-    bound: Option<(Bound, Bound, Vec<(ServiceName, Bound)>)>,
+    /// Until they accept.
+    sockets: Option<Sockets>,
+}
+
+/// The data path's bound listeners.
+pub(super) struct Sockets {
+    pub inbound: Bound,
+    pub outbound: Bound,
+    /// The upstreams' own ports.
+    pub upstreams: Vec<(ServiceName, Bound)>,
 }
 
 impl DataPath {
@@ -51,7 +58,7 @@ impl DataPath {
         workers: Workers,
         identity: Arc<identity::Current>,
         watching: Watching,
-        bound: (Bound, Bound, Vec<(ServiceName, Bound)>),
+        sockets: Sockets,
     ) -> Result<Self, Failure> {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
@@ -92,7 +99,7 @@ impl DataPath {
             outbound_life: Lifecycle::new(),
             pools_life,
             control,
-            bound: Some(bound),
+            sockets: Some(sockets),
         })
     }
 
@@ -101,7 +108,7 @@ impl DataPath {
         self.outbound.routes.store(self.upstreams.table());
         self.watch_app();
         let first = self.workers.first().runtime.clone();
-        if let Some((inbound, outbound, upstreams)) = self.bound.take() {
+        if let Some(Sockets { inbound, outbound, upstreams }) = self.sockets.take() {
             let listener = self.inbound_listener();
             self.inbound_life.spawn_on(&first, "accept-inbound", listener.run(inbound));
             self.accept_outbound(outbound, None);
@@ -142,6 +149,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
+            open: OpenConnections::default(),
         }
     }
 
@@ -160,6 +168,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.outbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
+            open: OpenConnections::default(),
         };
         lifecycle.spawn_on(&self.workers.first().runtime, "accept-outbound", listener.run(bound));
         if let Some(upstream) = upstream {
@@ -212,7 +221,8 @@ fn inbound_view(
 ) -> Result<InboundView, Failure> {
     let route = Route {
         service: app.clone(),
-        authority: config.service.name.as_str().parse::<Authority>()?,
+        authority: None,
+        host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
         connect_timeout: settings::APP_CONNECT,

@@ -120,7 +120,7 @@ impl Sidecar {
         let control = Lifecycle::new();
         let probing = Arc::new(Published::new(settings::probe(&config.service)));
         let probe = Arc::new(Probe::new(probing.clone()));
-        let registration = settings::registration(&config, sockets.inbound.address)?;
+        let registration = settings::registration(&config, sockets.inbound.address);
         let registration = Arc::new(Published::new(registration));
         let agent = Arc::new(Agent::new(client.clone(), registration.clone(), probe.health(), metrics.clone()));
         let watching = upstreams::Watching {
@@ -132,7 +132,13 @@ impl Sidecar {
         };
         let workers = Workers::start(config.workers)?;
         let Sockets { inbound, outbound, upstreams, admin, metrics: metrics_socket } = sockets;
-        let data = DataPath::build(&config, workers, identity.clone(), watching, (inbound, outbound, upstreams))?;
+        let data = DataPath::build(
+            &config,
+            workers,
+            identity.clone(),
+            watching,
+            data_path::Sockets { inbound, outbound, upstreams },
+        )?;
         let (sender, commands) = mpsc::channel(8);
         let view = Arc::new(View {
             service: config.service.name.clone(),

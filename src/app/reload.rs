@@ -88,7 +88,7 @@ impl Sidecar {
             data_path::open_log(&next, &self.metrics)?
         };
         let inbound = self.registration.snapshot().port;
-        let mut registration = settings::registration(&next, ([0, 0, 0, 0], inbound).into())?;
+        let mut registration = settings::registration(&next, ([0, 0, 0, 0], inbound).into());
         registration.address.clone_from(&self.registration.snapshot().address);
         registration.port = inbound;
         self.data.upstreams.apply(&next.outbound)?;

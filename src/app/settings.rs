@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
-use super::Failure;
 use crate::config::{
     AccessLogPath, Balance, Config, InboundMtls, InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings,
     UpstreamSettings,
@@ -58,7 +57,7 @@ pub(super) fn probe(service: &ServiceSettings) -> probe::Settings {
 }
 
 /// `bound` is the inbound listener as it really is.
-pub(super) fn registration(config: &Config, bound: SocketAddr) -> Result<Registration, Failure> {
+pub(super) fn registration(config: &Config, bound: SocketAddr) -> Registration {
     let service = &config.service;
     let (address, port) = match &config.inbound.advertise {
         Some((host, 0)) => (host.clone(), bound.port()),
@@ -66,7 +65,7 @@ pub(super) fn registration(config: &Config, bound: SocketAddr) -> Result<Registr
         None if bound.ip().is_unspecified() => (toward_consul(&config.consul.address).to_string(), bound.port()),
         None => (bound.ip().to_string(), bound.port()),
     };
-    Ok(Registration {
+    Registration {
         name: service.name.clone(),
         id: service.id.clone(),
         address,
@@ -78,7 +77,7 @@ pub(super) fn registration(config: &Config, bound: SocketAddr) -> Result<Registr
         owner: agent::owner(&service.name, &hostname(), &service.address, service.port),
         ttl: service.check.ttl,
         deregister_after: service.check.deregister_after,
-    })
+    }
 }
 
 /// Our address on the way to Consul: what its other clients most likely reach us by. No packet is sent.

@@ -141,12 +141,13 @@ impl Sidecar {
             }
             (_, false) => self.leave_mesh(&mut signals).await,
         };
-        let hurried = match hurried {
-            Some(number) => Some(number),
-            None => tokio::select! {
+        let hurried = if let Some(number) = hurried {
+            Some(number)
+        } else {
+            tokio::select! {
                 () = self.finish(&plan, began, &mut child) => None,
                 number = signals.stop() => Some(number),
-            },
+            }
         };
         let child_status = if hurried.is_some() { child.kill().await } else { child.stop(Duration::ZERO).await };
         self.leave(hurried).await;

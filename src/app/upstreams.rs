@@ -185,7 +185,8 @@ fn route(
 ) -> Result<Arc<Route>, Failure> {
     Ok(Arc::new(Route {
         service: service.clone(),
-        authority: upstream.service.as_str().parse::<Authority>()?,
+        authority: Some(upstream.service.as_str().parse::<Authority>()?),
+        host: http::HeaderValue::from_str(upstream.service.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(upstream.protocol),
         connect_timeout: upstream.connect_timeout,

@@ -52,20 +52,18 @@ pub(super) async fn serve<A, S>(
         }
     };
     let io = Guarded::new(stream, prefix, connection.clone());
-    let drained = listener.lifecycle.drained();
+    let _listed = listener.open.list(&connection);
+    if listener.lifecycle.is_draining() {
+        connection.begin_close();
+    }
     match protocol {
-        Protocol::Http1 => serve_http1(io, &connection, settings, &handler, drained).await,
-        Protocol::Http2 => serve_http2(io, &connection, settings, &handler, drained).await,
+        Protocol::Http1 => serve_http1(io, &connection, settings, &handler).await,
+        Protocol::Http2 => serve_http2(io, &connection, settings, &handler).await,
     }
 }
 
-async fn serve_http1<A, S>(
-    io: Guarded<S>,
-    connection: &Arc<Connection>,
-    settings: Settings,
-    handler: &Arc<A>,
-    drained: impl Future<Output = ()>,
-) where
+async fn serve_http1<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
+where
     A: Accept,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -77,7 +75,7 @@ async fn serve_http1<A, S>(
         builder.max_headers(settings.headers);
     }
     let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
-    let ended = watch(Pin::new(&mut http), connection, settings, drained, http1::Connection::graceful_shutdown).await;
+    let ended = watch(Pin::new(&mut http), connection, settings, http1::Connection::graceful_shutdown).await;
     let (stream, held) = http.into_parts().io.into_inner().into_parts();
     let answer = match ended {
         Ended::ByItself(Err(error)) if error.is_parse() => {
@@ -97,13 +95,8 @@ async fn serve_http1<A, S>(
     tell_and_close(stream, &answer).await;
 }
 
-async fn serve_http2<A, S>(
-    io: Guarded<S>,
-    connection: &Arc<Connection>,
-    settings: Settings,
-    handler: &Arc<A>,
-    drained: impl Future<Output = ()>,
-) where
+async fn serve_http2<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
+where
     A: Accept,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -121,7 +114,7 @@ async fn serve_http2<A, S>(
     let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
     // From here on a head is a frame among others, so only idleness is limited.
     let settings = Settings { head: settings.idle, ..settings };
-    watch(Pin::new(&mut http), connection, settings, drained, http2::Connection::graceful_shutdown).await;
+    watch(Pin::new(&mut http), connection, settings, http2::Connection::graceful_shutdown).await;
 }
 
 /// The handler as hyper calls it: requests are counted on the connection until their last byte.
@@ -157,44 +150,47 @@ async fn watch<C>(
     mut http: Pin<&mut C>,
     connection: &Connection,
     settings: Settings,
-    drained: impl Future<Output = ()>,
     graceful: fn(Pin<&mut C>),
 ) -> Ended
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    tokio::pin!(drained);
-    let timer = tokio::time::sleep(settings.head.min(settings.idle));
+    let shortest = settings.head.min(settings.idle);
+    let timer = tokio::time::sleep(shortest);
     tokio::pin!(timer);
     let mut drain = Drain::No;
-    loop {
-        tokio::select! {
-            biased;
-            ended = http.as_mut() => return Ended::ByItself(ended),
-            () = &mut drained, if matches!(drain, Drain::No) => {
-                connection.begin_close();
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = http.as_mut().poll(cx) {
+                return Poll::Ready(Ended::ByItself(ended));
+            }
+            if matches!(drain, Drain::No) && connection.poll_closing(cx) {
                 drain = Drain::Lingering;
                 timer.as_mut().reset(Instant::now() + LINGER);
             }
-            () = &mut timer => {
-                if matches!(drain, Drain::Lingering) {
-                    graceful(http.as_mut());
-                    drain = Drain::Asked;
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let mut close = matches!(drain, Drain::Lingering);
+            let now = std::time::Instant::now();
+            let next = match connection.patience(settings.head, settings.idle) {
+                Some((end, Limit::Idle)) if end <= now && !matches!(drain, Drain::Asked) => {
+                    close = true;
+                    now + LINGER
                 }
-                match connection.patience(settings.head, settings.idle) {
-                    Some((end, Limit::Idle)) if end <= std::time::Instant::now() && !matches!(drain, Drain::Asked) => {
-                        graceful(http.as_mut());
-                        drain = Drain::Asked;
-                        timer.as_mut().reset(Instant::now() + LINGER);
-                    }
-                    Some((end, limit)) if end <= std::time::Instant::now() => return Ended::Overdue(limit),
-                    Some((end, _)) => timer.as_mut().reset(end.into()),
-                    // Whatever comes after the request under way cannot be overdue before this.
-                    None => timer.as_mut().reset(Instant::now() + settings.head.min(settings.idle)),
-                }
+                Some((end, limit)) if end <= now => return Poll::Ready(Ended::Overdue(limit)),
+                Some((end, _)) => end,
+                // Whatever comes after the request under way cannot be overdue before this.
+                None => now + shortest,
+            };
+            timer.as_mut().reset(next.into());
+            if close {
+                graceful(http.as_mut());
+                drain = Drain::Asked;
             }
         }
-    }
+    })
+    .await
 }
 
 enum Drain {

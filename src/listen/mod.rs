@@ -4,6 +4,7 @@
 mod connection;
 mod guard;
 mod http;
+mod open;
 mod sniff;
 mod tls;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use ::http::{Request, Response};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -27,6 +29,7 @@ use crate::reason::Reason;
 use crate::telemetry::{ConnectionState, Direction, Metrics};
 
 pub use connection::{Connection, Peer};
+pub use open::OpenConnections;
 
 /// What a listener allows. Reloadable: a connection keeps what it began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,7 @@ pub struct Listener<A> {
     pub metrics: Arc<Metrics>,
     /// Ends accepting when it drains; its tasks are the connections.
     pub lifecycle: Lifecycle,
+    pub open: OpenConnections,
 }
 
 impl<A: Accept> Listener<A> {
@@ -146,21 +150,28 @@ impl<A: Accept> Listener<A> {
                 return;
             }
         };
-        let listener_state = Arc::new(self);
-        let drained = listener_state.lifecycle.drained();
+        let this = Arc::new(self);
+        let drained = this.lifecycle.drained();
         tokio::pin!(drained);
         let open = Arc::new(AtomicUsize::new(0));
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut drained => return,
+                () = &mut drained => {
+                    // What the kernel took before this moment counts as accepted: closing now would reset it.
+                    while let Some(Ok((socket, peer))) = listener.accept().now_or_never() {
+                        this.hand_out(socket, peer, address, &open);
+                    }
+                    this.open.close_all();
+                    return;
+                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => {
                     failing = false;
-                    listener_state.hand_out(socket, peer, address, &open).await;
+                    this.hand_out(socket, peer, address, &open);
                 }
                 Err(error) => {
                     // EMFILE and its like pass; a connection that ended before it was accepted is no fault of ours.
@@ -174,13 +185,7 @@ impl<A: Accept> Listener<A> {
         }
     }
 
-    async fn hand_out(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        local: SocketAddr,
-        open: &Arc<AtomicUsize>,
-    ) {
+    fn hand_out(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, local: SocketAddr, open: &Arc<AtomicUsize>) {
         let settings = **self.settings.peek();
         let count = Counted::enter(open.clone());
         let Some(target) = self.targets.iter().min_by_key(|target| target.load.load(Ordering::Relaxed)) else { return };

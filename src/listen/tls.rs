@@ -56,14 +56,14 @@ async fn handshake(socket: TcpStream, address: SocketAddr, identity: &identity::
         Ok(1) if first[0] != TLS_HANDSHAKE_RECORD => return Accepted::PlainText { socket },
         Ok(1) => {}
         Ok(_) => return refused(HandshakeOutcome::Malformed, "closed before its first byte"),
-        Err(error) => return refused(HandshakeOutcome::Malformed, error),
+        Err(error) => return refused(HandshakeOutcome::Malformed, &error),
     }
     let Some(identity) = identity.snapshot().as_ref().clone() else {
         return refused(HandshakeOutcome::NoIdentity, "this sidecar has no identity yet");
     };
     let stream = match TlsAcceptor::from(identity.server.clone()).accept(socket).await {
         Ok(stream) => stream,
-        Err(error) => return refused(identity::classify(&error), error),
+        Err(error) => return refused(identity::classify(&error), &error),
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     // The verifier has seen to it that there is one and that it holds exactly one id.
@@ -73,11 +73,11 @@ async fn handshake(socket: TcpStream, address: SocketAddr, identity: &identity::
             let tls = Some(VerifiedPeer { id, hash, by: identity.id.clone() });
             Accepted::Mesh { stream: Box::new(stream), peer: Peer { address, tls } }
         }
-        Err(error) => refused(HandshakeOutcome::WrongName, error),
+        Err(error) => refused(HandshakeOutcome::WrongName, &error),
     }
 }
 
-fn refused(outcome: HandshakeOutcome, cause: impl ToString) -> Accepted {
+fn refused(outcome: HandshakeOutcome, cause: &(impl ToString + ?Sized)) -> Accepted {
     Accepted::Refused { outcome, cause: cause.to_string() }
 }
 

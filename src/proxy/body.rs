@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::exchange::Exchange;
+use super::gather::{Begun, Whole};
 use crate::reason::Reason;
 use crate::service::Lease;
 use crate::upstream::Tethered;
@@ -22,11 +24,17 @@ pub struct ResponseBody {
 }
 
 enum Source {
-    Own(Option<Bytes>),
+    /// All of it is here: our own answer, or a short one of the service.
+    Whole {
+        data: Bytes,
+        trailers: Option<HeaderMap>,
+    },
     Upstream(Box<Streamed>),
 }
 
 struct Streamed {
+    /// What was read before.
+    ahead: Bytes,
     body: Tethered,
     /// Counts the request in flight at its endpoint.
     _lease: Lease,
@@ -37,12 +45,17 @@ struct Streamed {
 }
 
 impl ResponseBody {
-    pub(super) fn own(body: Bytes, exchange: Exchange) -> Self {
-        Self { source: Source::Own(Some(body)), exchange }
+    pub(super) fn own(data: Bytes, exchange: Exchange) -> Self {
+        Self { source: Source::Whole { data, trailers: None }, exchange }
     }
 
-    pub(super) fn upstream(body: Tethered, lease: Lease, idle: Duration, exchange: Exchange) -> Self {
-        let streamed = Streamed { body, _lease: lease, idle, timer: None, last: Instant::now() };
+    pub(super) fn whole(body: Whole, exchange: Exchange) -> Self {
+        Self { source: Source::Whole { data: body.data, trailers: body.trailers }, exchange }
+    }
+
+    pub(super) fn upstream(body: Begun, lease: Lease, idle: Duration, exchange: Exchange) -> Self {
+        let Begun { ahead, rest: body } = body;
+        let streamed = Streamed { ahead, body, _lease: lease, idle, timer: None, last: Instant::now() };
         Self { source: Source::Upstream(Box::new(streamed)), exchange }
     }
 }
@@ -54,9 +67,8 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = match &mut this.source {
-            Source::Own(body) => {
-                Poll::Ready(body.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
-            }
+            Source::Whole { data, .. } if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Source::Whole { trailers, .. } => Poll::Ready(trailers.take().map(|map| Ok(Frame::trailers(map)))),
             Source::Upstream(streamed) => streamed.poll(cx),
         };
         match &polled {
@@ -77,15 +89,18 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Source::Upstream(streamed) => streamed.body.is_end_stream(),
+            Source::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
+            Source::Upstream(streamed) => streamed.ahead.is_empty() && streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Source::Upstream(streamed) => streamed.body.size_hint(),
+            // With trailers the length may not be announced: HTTP/1.1 sends them only after chunks (RFC 9112 §7.1.2).
+            Source::Whole { trailers: Some(_), .. } => SizeHint::default(),
+            Source::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
+            Source::Upstream(streamed) if streamed.ahead.is_empty() => streamed.body.size_hint(),
+            Source::Upstream(_) => SizeHint::default(),
         }
     }
 }
@@ -93,7 +108,7 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // hyper does not poll a body that is at its end, and not the body of an answer to HEAD.
-        if self.is_end_stream() || matches!(self.source, Source::Own(_)) {
+        if self.is_end_stream() || matches!(self.source, Source::Whole { .. }) {
             self.exchange.finish();
         }
     }
@@ -101,6 +116,9 @@ impl Drop for ResponseBody {
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if self.timer.is_some() {

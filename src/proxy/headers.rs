@@ -44,6 +44,10 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
 
 /// Removes what is meant for this hop alone (RFC 9110 §7.6.1): Connection, all that it names, and the older ones.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none of these: one look over their names costs less than a look-up for each.
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -64,8 +68,19 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings"
+    )
+}
+
 /// As `strip_hop_by_hop`, with what only requests have.
 pub(super) fn strip_request(headers: &mut HeaderMap) {
+    let ends_here = |name: &str| is_hop_by_hop(name) || matches!(name, "te" | "expect" | "proxy-authorization");
+    if !headers.keys().any(|name| ends_here(name.as_str())) {
+        return;
+    }
     // Said before Connection's names go: whoever wants trailers lists TE there.
     let trailers = headers.contains_key(header::TE) && headers.get_all(header::TE).iter().any(wants_trailers);
     strip_hop_by_hop(headers);
@@ -94,6 +109,10 @@ pub(super) const FORWARDED: [HeaderName; 7] = [
 ];
 
 pub(super) fn strip_forwarded(headers: &mut HeaderMap) {
+    let tells = |name: &HeaderName| name.as_str().starts_with("x-") || *name == header::FORWARDED;
+    if !headers.keys().any(tells) {
+        return;
+    }
     for name in &FORWARDED {
         headers.remove(name);
     }
@@ -126,20 +145,18 @@ pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderV
 
 /// The ids of an exchange: the caller's where they are sane, else new ones. The headers are set for the next hop.
 pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
-    let request_id = match trace::sane_request_id(headers) {
-        Some(id) => id.clone(),
-        None => {
-            let id = trace::new_request_id();
-            headers.insert(X_REQUEST_ID, id.clone());
-            id
-        }
+    let request_id = if let Some(id) = trace::sane_request_id(headers) {
+        id.clone()
+    } else {
+        let id = trace::new_request_id();
+        headers.insert(X_REQUEST_ID, id.clone());
+        id
     };
-    let context = match TraceContext::parse(headers) {
-        Some(context) => context,
-        None => {
-            headers.remove(TRACESTATE);
-            TraceContext::new()
-        }
+    let context = if let Some(context) = TraceContext::parse(headers) {
+        context
+    } else {
+        headers.remove(TRACESTATE);
+        TraceContext::new()
     };
     headers.insert(HeaderName::from_static(TRACEPARENT), context.to_header());
     (request_id, context)

@@ -11,14 +11,15 @@ use ipnet::IpNet;
 use super::answer::Dialect;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
-use super::outbound::{finish, refuse, refuse_early, request_body, target};
+use super::outbound::{finish, origin_form, refuse, refuse_early, request_body};
+use super::tries::Answer;
 use super::{Refusal, headers, tries};
 use crate::listen::{Accept, Connection};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::Route;
 use crate::telemetry::AccessLog;
-use crate::upstream::{Pool, RequestBody, Tethered};
+use crate::upstream::{Pool, RequestBody};
 
 /// What all workers share of the inbound side.
 pub struct InboundShared {
@@ -67,7 +68,7 @@ impl Inbound {
             Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
         match self.forward(&view, caller, Request::from_parts(head, body), &mut exchange).await {
-            Ok((response, lease)) => finish(response, lease, &view.app, exchange),
+            Ok(answer) => finish(answer, &view.app, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -78,7 +79,7 @@ impl Inbound {
         caller: &Caller,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Tethered>, crate::service::Lease), Refusal> {
+    ) -> Result<Answer, Refusal> {
         headers::check(&request)?;
         let request = incoming(view, caller, request, exchange)?;
         tries::send(&self.pool, &view.app, request, exchange).await
@@ -96,17 +97,10 @@ fn incoming(
     let (mut head, body) = request.into_parts();
     headers::strip_request(&mut head.headers);
     tell_of_caller(&mut head.headers, view, caller, &host);
-    let uri = if view.app.http2 || head.uri.authority().is_some() {
-        let authority = host.to_str().ok().and_then(|host| host.parse().ok());
-        let authority = authority.ok_or_else(|| Refusal::new(Reason::BadRequest, "Host is no authority"))?;
-        target(&head.uri, authority)?
-    } else {
-        head.uri
-    };
     head.headers.insert(header::HOST, host);
     let mut request = Request::new(request_body(body, &view.app, exchange));
     *request.method_mut() = head.method;
-    *request.uri_mut() = uri;
+    *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
     Ok(request)
 }
@@ -116,7 +110,7 @@ fn host_header(request: &Request<Incoming>, view: &InboundView) -> Result<Header
     let host = match (request.uri().authority(), request.headers().get(header::HOST)) {
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()),
         (None, Some(host)) if !host.is_empty() => return Ok(host.clone()),
-        (None, _) => HeaderValue::from_str(view.app.authority.as_str()),
+        (None, _) => return Ok(view.app.host.clone()),
     };
     host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
 }

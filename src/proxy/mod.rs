@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod exchange;
+mod gather;
 mod headers;
 mod inbound;
 mod outbound;

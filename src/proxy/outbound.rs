@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Request, Response, Uri, header};
 use hyper::body::Incoming;
 
 use super::answer::{Dialect, answer, answer_bytes};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::tries::Answer;
 use super::{Refusal, headers, tries};
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
@@ -16,7 +17,7 @@ use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Route, RouteTable};
 use crate::telemetry::{AccessLog, Flow, trace};
-use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody, Tethered};
+use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
 /// What all outbound listeners and workers share.
 pub struct OutboundShared {
@@ -48,7 +49,7 @@ impl Outbound {
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
         match self.forward(Request::from_parts(head, body), &mut exchange).await {
-            Ok((response, lease, route)) => finish(response, lease, &route, exchange),
+            Ok((answer, route)) => finish(answer, &route, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -57,26 +58,25 @@ impl Outbound {
         &self,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Tethered>, crate::service::Lease, Arc<Route>), Refusal> {
+    ) -> Result<(Answer, Arc<Route>), Refusal> {
         headers::check(&request)?;
         let route = self.route(&request)?;
         exchange.belongs_to(&route.flow);
         let request = outgoing(request, &route, exchange)?;
-        let (response, lease) = tries::send(&self.pool, &route, request, exchange).await?;
-        Ok((response, lease, route))
+        let answer = tries::send(&self.pool, &route, request, exchange).await?;
+        Ok((answer, route))
     }
 
     fn route(&self, request: &Request<Incoming>) -> Result<Arc<Route>, Refusal> {
         let routes = self.shared.routes.peek();
-        match &self.fixed {
-            Some(name) => routes.by_name(name.as_str()).cloned().ok_or_else(|| {
+        if let Some(name) = &self.fixed {
+            routes.by_name(name.as_str()).cloned().ok_or_else(|| {
                 Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
-            }),
-            None => {
-                let host = headers::host_of(request);
-                let found = routes.by_host(host).cloned();
-                found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
-            }
+            })
+        } else {
+            let host = headers::host_of(request);
+            let found = routes.by_host(host).cloned();
+            found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
         }
     }
 }
@@ -90,25 +90,22 @@ fn outgoing(
     let (mut head, body) = request.into_parts();
     headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
-    let authority = route.authority.clone();
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::InternalBug)?;
-    head.headers.insert(header::HOST, host);
-    head.uri = target(&head.uri, authority)?;
-    let body = request_body(body, route, exchange);
-    let mut request = Request::new(body);
+    head.headers.insert(header::HOST, route.host.clone());
+    let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
+    *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
     Ok(request)
 }
 
-/// `uri` with scheme and authority, as HTTP/2 wants it; HTTP/1.1 connections take the path alone.
-pub(super) fn target(uri: &Uri, authority: http::uri::Authority) -> Result<Uri, Refusal> {
+/// The path alone (RFC 9112 §3.2.1); whom it is for stands in Host. HTTP/2 connections add the rest.
+pub(super) fn origin_form(uri: Uri) -> Result<Uri, Refusal> {
+    if uri.authority().is_none() && uri.scheme().is_none() {
+        return Ok(uri);
+    }
+    let path = uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(http::uri::Scheme::HTTP);
-    parts.authority = Some(authority);
-    parts.path_and_query =
-        Some(uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
 }
 
@@ -123,16 +120,20 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
 }
 
 /// The endpoint's answer on its way to the caller.
-pub(super) fn finish(
-    response: Response<Tethered>,
-    lease: crate::service::Lease,
-    route: &Route,
-    exchange: Exchange,
-) -> Response<ResponseBody> {
-    let (mut head, body) = response.into_parts();
+pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Response<ResponseBody> {
+    let (mut head, body) = match answer {
+        Answer::Whole(response) => {
+            let (head, body) = response.into_parts();
+            (head, ResponseBody::whole(body, exchange))
+        }
+        Answer::Streaming(response, lease) => {
+            let (head, body) = response.into_parts();
+            (head, ResponseBody::upstream(body, lease, route.idle_timeout, exchange))
+        }
+    };
     headers::strip_hop_by_hop(&mut head.headers);
     // The version is that of the caller's connection, which hyper knows.
-    let mut response = Response::new(ResponseBody::upstream(body, lease, route.idle_timeout, exchange));
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
@@ -197,15 +198,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_keep_path_and_query() {
-        let authority = http::uri::Authority::from_static("orders");
+    fn the_path_and_query_are_what_is_sent_on() {
         for (given, wanted) in [
-            ("/a?b=c", "http://orders/a?b=c"),
-            ("http://orders.mesh:80/a", "http://orders/a"),
-            ("http://orders.mesh", "http://orders/"),
+            ("/a?b=c", "/a?b=c"),
+            ("http://orders.mesh:80/a", "/a"),
+            ("http://orders.mesh", "/"),
+            ("http://orders.mesh?b=c", "/?b=c"),
+            ("*", "*"),
         ] {
-            let uri: Uri = given.parse().unwrap();
-            assert_eq!(target(&uri, authority.clone()).unwrap_or_default().to_string(), wanted);
+            assert_eq!(origin_form(given.parse().unwrap()).ok().unwrap().to_string(), wanted);
         }
     }
 }

@@ -1,17 +1,27 @@
 //! A request's tries: an endpoint each, until one answers, or nothing that is safe is left.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, Request, Response, Uri};
 
 use super::Refusal;
 use super::exchange::Exchange;
+use super::gather::{Begun, Gathered, Patience, Whole, gather};
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
-use crate::service::{Ask, Lease};
+use crate::service::{Ask, Endpoint, Lease};
 use crate::telemetry::{Flow, RetryOutcome, TryOutcome};
-use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Tethered, Want};
+use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Sent, Want};
+
+/// An answer with what is left of it to come.
+pub(super) enum Answer {
+    /// A short body that has come whole, so that an endpoint that dies half way costs another try and not the answer.
+    Whole(Response<Whole>),
+    Streaming(Response<Begun>, Lease),
+}
 
 /// Sends `request` until an endpoint answers, within the route's timeout.
 ///
@@ -22,12 +32,16 @@ pub(super) async fn send(
     route: &Route,
     request: Request<RequestBody>,
     exchange: &mut Exchange,
-) -> Result<(Response<Tethered>, Lease), Refusal> {
+) -> Result<Answer, Refusal> {
     let Some(timeout) = route.timeout else { return try_all(pool, route, request, exchange, None).await };
     let deadline = exchange.began() + timeout;
-    let tries = try_all(pool, route, request, exchange, Some(deadline));
-    if let Ok(ended) = tokio::time::timeout_at(deadline.into(), tries).await {
-        return ended;
+    {
+        // Pinned where they are made: moving them, as `timeout_at` would, costs more than the timer.
+        let tries = pin!(try_all(pool, route, request, exchange, Some(deadline)));
+        let late = pin!(tokio::time::sleep_until(deadline.into()));
+        if let Either::Left((ended, _)) = select(tries, late).await {
+            return ended;
+        }
     }
     Err(match exchange.upload_fate() {
         BodyFate::Fine => Refusal::new(Reason::Deadline, format!("no answer within {timeout:?}")),
@@ -41,32 +55,40 @@ async fn try_all(
     request: Request<RequestBody>,
     exchange: &mut Exchange,
     deadline: Option<Instant>,
-) -> Result<(Response<Tethered>, Lease), Refusal> {
-    let want = Want { http2: route.http2, connect_timeout: route.connect_timeout };
+) -> Result<Answer, Refusal> {
+    let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
     let replay = Replay::of(&request, route);
     let method = request.method().clone();
     let mut next = Some(request);
     let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
     route.service.note_request();
+    // Reading the clock costs as much as a header: the first try began when the request did.
+    let mut now = exchange.began();
     loop {
         // The caller's own request while it is at hand, else the copy of one without a body.
         let Some(request) = next.take().or_else(|| replay.as_ref().map(Replay::request)) else {
             return Err(Refusal::new(Reason::InternalBug, "a retry without a request"));
         };
-        let ask = Ask { tried: &tried, now: Instant::now(), entropy: fastrand::u64(..) };
+        let ask = Ask { tried: &tried, now, entropy: fastrand::u64(..) };
         let lease = route.service.lease(&ask)?;
         tried.push(lease.endpoint().number());
         exchange.tries(lease.endpoint());
         let trying = Trying { lease: Some(lease), flow: &route.flow, deadline };
         let failed = match pool.send(trying.endpoint(), request, want).await {
             Ok(sent) => {
-                let now = Instant::now();
-                let lease = trying.ended(TryOutcome::Answered);
-                if lease.answered(sent.at, now) {
-                    tracing::info!(service = %route.service.name(), endpoint = %lease.endpoint().listing.address, "endpoint reachable again");
+                note_answer(route, &trying, &sent, exchange);
+                let again = replay.is_some() && route.retry.allows(RESET, &method, tries(&tried));
+                let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
+                match gather(sent.response, patience).await {
+                    Ok(Gathered::Whole(response)) => {
+                        trying.ended(TryOutcome::Answered);
+                        return Ok(Answer::Whole(response));
+                    }
+                    Ok(Gathered::Begun(response)) => {
+                        return Ok(Answer::Streaming(response, trying.ended(TryOutcome::Answered)));
+                    }
+                    Err(error) => Failed { error, request: None, reused: false },
                 }
-                exchange.answered(sent.response.status(), now);
-                return Ok((sent.response, lease));
             }
             Err(failed) => failed,
         };
@@ -75,18 +97,35 @@ async fn try_all(
         note_failure(route, &lease, &failed.error);
         drop(lease);
         let refusal = Refusal::new(judged.reason, failed.error.to_string());
-        if !may_try_again(route, judged.failure, &method, tried.len(), failed.request.is_some() || replay.is_some()) {
+        let at_hand = failed.request.is_some() || replay.is_some();
+        if !may_try_again(route, judged.failure, &method, tries(&tried), at_hand) {
             return Err(refusal);
         }
         exchange.note(&refusal.detail);
         next = failed.request;
-        pause(tried.len(), route).await;
+        pause(tries(&tried), route).await;
+        now = Instant::now();
     }
 }
 
+fn tries(tried: &[u64]) -> u32 {
+    u32::try_from(tried.len()).unwrap_or(u32::MAX)
+}
+
+/// The head of an answer came: what its endpoint and its exchange learn of it.
+fn note_answer(route: &Route, trying: &Trying<'_>, sent: &Sent, exchange: &mut Exchange) {
+    let now = Instant::now();
+    exchange.answered(sent.response.status(), now);
+    if trying.lease().answered(sent.at, now) {
+        tracing::info!(service = %route.service.name(), endpoint = %trying.endpoint().listing.address, "endpoint reachable again");
+    }
+}
+
+const RESET: Failure = Failure::Reset { reused: true };
+
 /// Whether another try is allowed, said in `outrigger_retries_total` either way.
-fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: usize, at_hand: bool) -> bool {
-    if !route.retry.allows(failure, method, u32::try_from(tries).unwrap_or(u32::MAX)) {
+fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: u32, at_hand: bool) -> bool {
+    if !route.retry.allows(failure, method, tries) {
         return false;
     }
     let outcome = if !at_hand {
@@ -102,8 +141,8 @@ fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: usize,
 
 /// The first retry goes to another endpoint at once; later ones, or those that can only meet the same one, wait a little
 /// at random, so that callers do not come back in step.
-async fn pause(tries: usize, route: &Route) {
-    if tries < route.service.endpoints().all().len() {
+async fn pause(tries: u32, route: &Route) {
+    if (tries as usize) < route.service.endpoints().all().len() {
         return;
     }
     let ceiling = BACKOFF.saturating_mul(1 << tries.min(4)).min(LONGEST_BACKOFF);
@@ -136,6 +175,7 @@ fn judge(failed: &Failed, exchange: &Exchange) -> Judged {
             }
             fate => judged(TryOutcome::Cancelled, Failure::Final, body_reason(fate)),
         },
+        AttemptError::BadRequest(_) => judged(TryOutcome::Cancelled, Failure::Final, Reason::BadRequest),
         AttemptError::BadResponse(_) => judged(TryOutcome::BadResponse, Failure::Final, Reason::BadResponse),
         AttemptError::RequestBody(_) => {
             judged(TryOutcome::Cancelled, Failure::Final, body_reason(exchange.upload_fate()))
@@ -162,7 +202,10 @@ fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
             }
         }
         AttemptError::Reset(_) | AttemptError::BadResponse(_) => lease.broke(RESET_PENALTY, now),
-        AttemptError::NoIdentity | AttemptError::Unsent(_) | AttemptError::RequestBody(_) => {}
+        AttemptError::NoIdentity
+        | AttemptError::Unsent(_)
+        | AttemptError::RequestBody(_)
+        | AttemptError::BadRequest(_) => {}
     }
 }
 
@@ -178,8 +221,12 @@ struct Trying<'a> {
 }
 
 impl Trying<'_> {
-    fn endpoint(&self) -> &Arc<crate::service::Endpoint> {
-        self.lease.as_ref().expect("a lease is held until `ended`, which takes self").endpoint()
+    fn lease(&self) -> &Lease {
+        self.lease.as_ref().expect("a lease is held until `ended`, which takes self")
+    }
+
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        self.lease().endpoint()
     }
 
     fn ended(mut self, outcome: TryOutcome) -> Lease {

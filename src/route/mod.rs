@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::Authority;
 
 use crate::names::ServiceName;
@@ -18,8 +19,10 @@ pub use retry::{Failure, OnReset, RetryPolicy};
 /// One declared upstream with its policy.
 pub struct Route {
     pub service: Arc<Service>,
-    /// The service's name as an authority, for HTTP/2 and for Host.
-    pub authority: Authority,
+    /// The service's name as HTTP/2's authority; `None` where the caller's Host is passed on.
+    pub authority: Option<Authority>,
+    /// The same as Host.
+    pub host: HeaderValue,
     pub flow: Arc<Flow>,
     /// HTTP/2 to plain endpoints too (h2c by prior knowledge), and offered alone to mesh peers that are not ours.
     pub http2: bool,
@@ -105,7 +108,8 @@ mod tests {
             let name = ServiceName::parse(name).unwrap();
             Arc::new(Route {
                 flow: Arc::new(metrics.flow(Direction::Outbound, name.as_str())),
-                authority: Authority::from_static("x"),
+                authority: None,
+                host: HeaderValue::from_static("x"),
                 service: Arc::new(Service::new(name, Balance::LeastLoaded, Instant::now())),
                 http2: false,
                 connect_timeout: Duration::from_secs(1),

@@ -141,7 +141,7 @@ impl Shared {
             }
             failing = written.is_err();
             if failing {
-                self.metrics.access_lines_lost(batch.iter().filter(|byte| **byte == b'\n').count() as u64);
+                self.metrics.access_lines_lost(batch.split(|byte| *byte == b'\n').count() as u64 - 1);
             }
             batch.clear();
             batch.shrink_to(64 * 1024);

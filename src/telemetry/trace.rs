@@ -1,6 +1,6 @@
 //! Request ids and W3C trace context: what is kept, what is made anew.
 
-use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use http::HeaderValue;
 use http::header::HeaderMap;
@@ -45,11 +45,11 @@ impl TraceContext {
 
     /// The `traceparent` for the next hop, with a parent id of this hop.
     pub fn to_header(self) -> HeaderValue {
-        let mut text = String::with_capacity(55);
-        let trace = u128::from_be_bytes(self.trace_id);
-        // Writing to a String cannot fail.
-        let _ = write!(text, "00-{trace:032x}-{:016x}-{:02x}", fastrand::u64(1..), self.flags);
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("hex and dashes are a header value")
+        let mut text = *b"00-................................-................-..";
+        write_hex(&mut text[3..35], &self.trace_id);
+        write_hex(&mut text[36..52], &fastrand::u64(1..).to_be_bytes());
+        write_hex(&mut text[53..55], &[self.flags]);
+        HeaderValue::from_bytes(&text).expect("hex and dashes are a header value")
     }
 }
 
@@ -70,10 +70,24 @@ pub fn sane_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// A new request id: UUIDv7, so that ids sort by time.
 pub fn new_request_id() -> HeaderValue {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut chance = [0; 10];
+    fastrand::fill(&mut chance);
+    let millis = since_1970.as_millis() as u64;
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &chance).into_uuid();
     let mut text = [0u8; 36];
-    uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+    id.hyphenated().encode_lower(&mut text);
     HeaderValue::from_bytes(&text).expect("a UUID is a header value")
 }
+
+fn write_hex(out: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let digit = |c: u8| match c {

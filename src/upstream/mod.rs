@@ -7,7 +7,7 @@ mod pool;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
-pub use pool::{Pool, PoolSettings, Tethered, Want};
+pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
 
 use http::Request;
 
@@ -32,6 +32,9 @@ pub enum AttemptError {
     Reset(String),
     #[error("the answer is not valid HTTP: {0}")]
     BadResponse(String),
+    /// The request cannot be said in the endpoint's protocol.
+    #[error("the request does not fit the endpoint's protocol: {0}")]
+    BadRequest(String),
     /// The caller's body failed or stalled: not the endpoint's fault.
     #[error("the request body ended early: {0}")]
     RequestBody(String),

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, Version, header};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -76,9 +77,11 @@ impl Shared {
 
 /// What a request wants of a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Want {
+pub struct Want<'a> {
     /// HTTP/2 where the endpoint's wire leaves it open.
     pub http2: bool,
+    /// For HTTP/2; `None`: what Host says.
+    pub authority: Option<&'a Authority>,
     pub connect_timeout: Duration,
 }
 
@@ -102,7 +105,7 @@ impl Pool {
         &self,
         endpoint: &Arc<Endpoint>,
         request: Request<RequestBody>,
-        want: Want,
+        want: Want<'_>,
     ) -> Result<Sent, Failed> {
         let connections = self.connections(endpoint);
         let mut request = request;
@@ -112,7 +115,7 @@ impl Pool {
                 Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
             };
             let at = Instant::now();
-            match self.exchange(&connections, way, request).await {
+            match self.exchange(&connections, way, request, want.authority).await {
                 Ok(response) => return Ok(Sent { response, at }),
                 Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
                 Err(failed) => return Err(Failed { reused, ..failed }),
@@ -135,10 +138,15 @@ impl Pool {
     }
 
     /// An idle, shared or new connection; true if it was used before.
-    async fn connection(&self, to: &Connections, want: Want) -> Result<(Way, bool), AttemptError> {
-        if let Some(way) = to.at_hand() {
-            return Ok((way, true));
+    async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
+        match to.at_hand() {
+            Some(way) => Ok((way, true)),
+            // Boxed: a dial is rare and its future large, and every request's future would carry it about.
+            None => Box::pin(self.new_connection(to, want)).await,
         }
+    }
+
+    async fn new_connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
         if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
             return Ok((self.open(to, want).await?, false));
@@ -156,7 +164,7 @@ impl Pool {
         Ok((way, false))
     }
 
-    async fn open(&self, to: &Connections, want: Want) -> Result<Way, AttemptError> {
+    async fn open(&self, to: &Connections, want: Want<'_>) -> Result<Way, AttemptError> {
         match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
             Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
             Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
@@ -206,6 +214,7 @@ impl Pool {
         to: &Arc<Connections>,
         way: Way,
         mut request: Request<RequestBody>,
+        authority: Option<&Authority>,
     ) -> Result<Response<Tethered>, Failed> {
         match way {
             Way::Http1(mut sender) => {
@@ -213,7 +222,6 @@ impl Pool {
                     let error = AttemptError::Unsent("the connection closed while it was idle".into());
                     return Err(Failed { error, request: Some(request), reused: true });
                 }
-                to_origin_form(&mut request);
                 *request.version_mut() = Version::HTTP_11;
                 match sender.try_send_request(request).await {
                     Ok(response) => {
@@ -225,8 +233,9 @@ impl Pool {
             }
             Way::Http2(mut shared) => {
                 *request.version_mut() = Version::HTTP_2;
-                // The authority says it (RFC 9113 §8.3.1).
-                request.headers_mut().remove(header::HOST);
+                if let Err(cause) = to_absolute_form(&mut request, authority) {
+                    return Err(Failed { error: AttemptError::BadRequest(cause), request: None, reused: true });
+                }
                 match shared.sender.try_send_request(request).await {
                     Ok(response) => {
                         let home = Home::Http2 { shared };
@@ -291,18 +300,20 @@ enum Way {
     Http2(Shared),
 }
 
-/// HTTP/1.1 servers get the path alone; the authority stands in Host (RFC 9112 §3.2.1).
-fn to_origin_form(request: &mut Request<RequestBody>) {
-    if request.uri().authority().is_none() {
-        return;
-    }
+/// HTTP/2 wants scheme and authority beside the path (RFC 9113 §8.3.1); Host then says nothing new.
+fn to_absolute_form(request: &mut Request<RequestBody>, authority: Option<&Authority>) -> Result<(), String> {
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = match (authority, host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => host.as_bytes().try_into().map_err(|error: http::uri::InvalidUri| error.to_string())?,
+        (None, None) => return Err("no Host".into()),
+    };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = None;
-    parts.authority = None;
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-    }
-    *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {

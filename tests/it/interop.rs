@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{App, Ask, Consul, Load, Sidecar, peers};
+use crate::support::{App, Ask, Consul, Load, SOON, Sidecar, eventually, peers};
 
 #[test]
 fn consuls_own_proxy_calls_us() {
@@ -14,7 +14,7 @@ fn consuls_own_proxy_calls_us() {
     let echo = Ask::new("POST", "/echo").host("users").body("through both").send(caller.listen);
     assert_eq!(echo.json()["body"], "through both");
     users.wait_for_metric("outrigger_handshakes_total", &[("outcome", "accepted")], 1.0);
-    let line = users.access().into_iter().find(|line| line["path"] == "/echo").expect("an access line");
+    let line = eventually(SOON, "an access line", || users.access().into_iter().find(|line| line["path"] == "/echo"));
     assert!(line["peer"].as_str().is_some_and(|peer| peer.ends_with("/svc/web")), "{line}");
 }
 

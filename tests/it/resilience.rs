@@ -89,7 +89,7 @@ fn restarting_the_agent_under_load_loses_nothing() {
     for users in &mesh.users {
         mesh.consul.agent().wait_for("users", users.id(), "passing");
     }
-    load.after(2000);
+    load.after(500);
     load.stop().assert_none_lost();
     mesh.both_serve();
 }
