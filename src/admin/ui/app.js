@@ -64,7 +64,7 @@ function showEndpoints(listed) {
 
 function span(seconds) {
   if (seconds <= 0) return "ended";
-  const [size, unit] = [[86400, "days"], [3600, "hours"], [60, "minutes"], [1, "seconds"]].find(([s]) => seconds >= s);
+  const [size, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([s]) => seconds >= s);
   return `in ${Math.floor(seconds / size)} ${unit}`;
 }
 
