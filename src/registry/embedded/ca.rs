@@ -145,7 +145,7 @@ fn new_key() -> Result<(KeyPair, String), CaError> {
     Ok((key, pem))
 }
 
-/// RFC 5915 §3, ECPrivateKey of prime256v1: version 1, the key, [0] the curve, [1] the public point.
+/// RFC 5915 §3, ECPrivateKey of prime256v1: version 1, the key, tag 0 the curve, tag 1 the public point.
 fn sec1_pem(secret: &[u8], public: &[u8]) -> String {
     let mut der = vec![0x30, 0x77, 0x02, 0x01, 0x01, 0x04, 0x20];
     der.extend_from_slice(secret);
