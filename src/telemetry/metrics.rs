@@ -33,7 +33,7 @@ labels! {
 }
 labels! {
     /// What the connections of a listener do now.
-    ConnectionState { Active = "active", Idle = "idle", Handshaking = "handshaking" }
+    ConnectionState { Active = "active", Handshaking = "handshaking" }
 }
 labels! {
     /// From the side that asked, or to it.
