@@ -40,7 +40,7 @@ impl Load {
             let next = if seen >= average {
                 seen
             } else {
-                let keep = fade(at.saturating_sub(since));
+                let keep = fade(at.saturating_sub(since), DECAY);
                 // At least an eighth of the way, so that a burst of quick answers is believed before time passes.
                 let keep = keep.min(0.875);
                 to_micros(f64::from(average) * keep + f64::from(seen) * (1.0 - keep))
@@ -55,7 +55,7 @@ impl Load {
     /// The average, faded by the time without an answer: an endpoint that was slow is tried again after a while.
     pub fn latency(&self, now: Instant) -> Duration {
         let (average, since) = unpack(self.average.load(Ordering::Relaxed));
-        let faded = f64::from(average) * fade(self.millis(now).saturating_sub(since));
+        let faded = f64::from(average) * fade(self.millis(now).saturating_sub(since), UNSEEN);
         Duration::from_micros(u64::from(to_micros(faded)))
     }
 
@@ -80,8 +80,8 @@ impl Load {
 }
 
 /// Share of an old average that is left after `millis` without an answer.
-fn fade(millis: u32) -> f64 {
-    (-f64::from(millis) / (DECAY.as_millis() as f64)).exp()
+fn fade(millis: u32, time_constant: Duration) -> f64 {
+    (-f64::from(millis) / (time_constant.as_millis() as f64)).exp()
 }
 
 fn to_micros(value: f64) -> u32 {
@@ -99,6 +99,9 @@ fn unpack(packed: u64) -> (u32, u32) {
 
 /// Time constant of the average (Linkerd's default for its peak EWMA).
 const DECAY: Duration = Duration::from_secs(10);
+/// Time constant of forgetting while an endpoint is passed over: one slow answer must not keep it out of use for half a
+/// minute where there is little traffic.
+const UNSEEN: Duration = Duration::from_secs(2);
 /// Latencies below this are all the same to a caller.
 const SMALL: Duration = Duration::from_millis(2);
 
@@ -113,9 +116,9 @@ mod tests {
         load.observe(Duration::from_millis(2), start);
         load.observe(Duration::from_millis(100), start);
         assert_eq!(load.latency(start), Duration::from_millis(100));
-        let later = load.latency(start + Duration::from_secs(10));
+        let later = load.latency(start + Duration::from_secs(2));
         assert!((30..45).contains(&later.as_millis()), "one time constant leaves about a third: {later:?}");
-        assert!(load.latency(start + Duration::from_secs(120)) < Duration::from_micros(10));
+        assert!(load.latency(start + Duration::from_secs(30)) < Duration::from_micros(10));
     }
 
     #[test]

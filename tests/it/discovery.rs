@@ -11,7 +11,8 @@ use crate::support::{Agent, App, Ask, Consul, SOON, Sidecar, eventually, through
 
 /// A caller of plain instances: no second sidecar is needed where only discovery is looked at.
 fn caller(agent: Agent, authority: &Authority) -> crate::support::sidecar::Builder {
-    sidecar("web", agent, authority).upstream("users", json!({ "mtls": "off" }))
+    // In turn: by load, a slow first answer may keep one instance out of use for a while.
+    sidecar("web", agent, authority).upstream("users", json!({ "mtls": "off", "balance": "round_robin" }))
 }
 
 fn answers(web: &Sidecar) -> Option<String> {

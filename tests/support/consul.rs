@@ -180,14 +180,20 @@ fn launch(ports: [u16; 4], options: &[String]) -> Process {
     Process::start("consul", command)
 }
 
-/// Waits until the agent is its own leader; false where it ended instead.
+/// Waits until the agent is its own leader and has made its CA; false where it ended instead.
 fn leads(agent: Agent, process: &mut Process) -> bool {
-    eventually(SOON, "Consul has a leader", || {
+    eventually(SOON, "Consul has a leader and a CA", || {
         if !process.alive() {
             return Some(false);
         }
-        let answer = Ask::get("/v1/status/leader").host("consul").try_send(agent.address).ok()?;
-        (answer.status == 200 && answer.text().trim().len() > 2).then_some(true)
+        let ask = |path: &str| Ask::get(path).host("consul").try_send(agent.address).ok();
+        let leader = ask("/v1/status/leader")?;
+        let roots = ask("/v1/agent/connect/ca/roots")?;
+        (leader.status == 200
+            && leader.text().trim().len() > 2
+            && roots.status == 200
+            && roots.text().contains("RootCert"))
+        .then_some(true)
     })
 }
 
