@@ -191,6 +191,11 @@ impl Sidecar {
         self.control.spawn("probe", async move { probe.run().await });
         self.data.start();
         self.control.spawn("registration", register(self.agent.clone(), self.identity.clone(), self.status.clone()));
+        if self.config.identity == identity::Source::Consul {
+            tracing::warn!(
+                "Consul's intentions are not enforced yet: every service of the trust domain may call this one"
+            );
+        }
         tracing::info!(
             service = %self.config.service.name, id = self.config.service.id, inbound = self.addresses.inbound,
             outbound = self.addresses.outbound, admin = self.addresses.admin, metrics = self.addresses.metrics,
