@@ -14,6 +14,7 @@ pub struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
     stdout: Receiver<String>,
+    readers: Vec<thread::JoinHandle<()>>,
 }
 
 impl Process {
@@ -31,15 +32,15 @@ impl Process {
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, stdout) = channel();
         let (out, kept) = (child.stdout.take().unwrap(), log.clone());
-        thread::spawn(move || {
+        let out = thread::spawn(move || {
             each_line(out, |line| {
                 keep(&kept, line);
                 let _ = tell.send(line.to_owned());
             });
         });
         let (err, kept) = (child.stderr.take().unwrap(), log.clone());
-        thread::spawn(move || each_line(err, |line| keep(&kept, line)));
-        Self { name: name.to_owned(), child, log, stdout }
+        let err = thread::spawn(move || each_line(err, |line| keep(&kept, line)));
+        Self { name: name.to_owned(), child, log, stdout, readers: vec![out, err] }
     }
 
     pub fn pid(&self) -> u32 {
@@ -86,8 +87,9 @@ impl Process {
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> (Option<i32>, String) {
         let status = self.wait(limit);
-        // The readers end with the pipes; the last lines may be a moment behind.
-        while let Ok(_line) = self.stdout.recv_timeout(Duration::from_secs(1)) {}
+        // The readers end with the pipes, which a child of the process may hold a little longer.
+        let read = || self.readers.iter().all(thread::JoinHandle::is_finished).then_some(());
+        eventually(limit, &format!("all output of {} is read", self.name), read);
         (status.code(), self.log())
     }
 
