@@ -229,7 +229,10 @@ impl Sidecar {
                     }
                     Some(Command::Drain) if !drained => {
                         drained = true;
-                        self.leave_mesh(&mut signals).await;
+                        // A platform asks for a drain and signals right after: the signal is the first one, not a hurry.
+                        if let Some(number) = self.leave_mesh(&mut signals).await {
+                            break stop::Why::Signal(number);
+                        }
                     }
                     Some(Command::Drain) => {}
                     Some(Command::Quit) | None => break stop::Why::Quit,

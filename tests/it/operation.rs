@@ -230,6 +230,24 @@ fn quit_and_drain_are_asked_for_by_post() {
 }
 
 #[test]
+fn a_drained_sidecar_stays_until_it_is_told_to_end() {
+    let mut pair = Pair::start();
+    let drain = Ask::new("POST", "/drain").host("localhost").body("").send(pair.users.admin());
+    assert_eq!(drain.status, 202, "{drain:?}");
+    let ready = Ask::get("/readyz").host("localhost").send(pair.users.admin());
+    assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("draining")));
+    // The signal comes while the drain still waits for Consul: it must not be lost.
+    assert_eq!(pair.users.stop(), Some(0));
+    let drain = Ask::new("POST", "/drain").host("localhost").body("").send(pair.web.admin());
+    assert_eq!(drain.status, 202, "{drain:?}");
+    pair.web.process.wait_for_log(SOON, "Consul lists us no more");
+    assert_eq!(Ask::get("/livez").host("localhost").send(pair.web.admin()).status, 200);
+    let quit = Ask::new("POST", "/quit").host("localhost").body("").send(pair.web.admin());
+    assert!((200..300).contains(&quit.status), "{quit:?}");
+    assert_eq!(pair.web.process.wait(SOON).code(), Some(0));
+}
+
+#[test]
 fn readiness_goes_out_to_systemd() {
     let folder = tempfile::tempdir().unwrap();
     let socket = std::os::unix::net::UnixDatagram::bind(folder.path().join("notify")).unwrap();
