@@ -52,7 +52,18 @@ pub struct AccessLine<'a> {
 #[derive(Clone)]
 pub struct AccessLog {
     shared: Arc<Shared>,
+    /// The last clone that goes (a reload replaced the log, its exchanges have ended) ends the writer.
+    _last: Arc<EndWriter>,
     sample: f64,
+}
+
+struct EndWriter(Arc<Shared>);
+
+impl Drop for EndWriter {
+    fn drop(&mut self) {
+        self.0.pending.lock().closed = true;
+        self.0.wake.notify_all();
+    }
 }
 
 struct Shared {
@@ -80,7 +91,7 @@ impl AccessLog {
         let shared = Arc::new(Shared { pending: Mutex::default(), wake: Condvar::new(), metrics });
         let writer = shared.clone();
         std::thread::Builder::new().name("access-log".into()).spawn(move || writer.write_all(&mut *out))?;
-        Ok(Self { shared, sample })
+        Ok(Self { _last: Arc::new(EndWriter(shared.clone())), shared, sample })
     }
 
     /// Whether an ordinary request's line is wanted; lines of errors always are.
@@ -195,6 +206,19 @@ mod tests {
             ("/a?api%6bey=s3cret", "/a?api%6bey=REDACTED"),
         ] {
             assert_eq!(redacted(given), logged);
+        }
+    }
+
+    #[test]
+    fn a_log_that_nobody_holds_ends_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = AccessLog::open(&Destination::File(dir.path().join("a.log")), 1.0, Metrics::new()).unwrap();
+        let (other, shared) = (log.clone(), Arc::downgrade(&log.shared));
+        drop(log);
+        assert!(!shared.upgrade().is_some_and(|shared| shared.pending.lock().closed));
+        drop(other);
+        while shared.strong_count() > 0 {
+            std::thread::yield_now();
         }
     }
 
