@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use outrigger::names::ServiceName;
 use outrigger::route::{RetryPolicy, Route, RouteTable};
-use outrigger::service::{Ask, Balance, Health, Listing, Service, Wire};
+use outrigger::service::{Ask, Balance, Health, Listing, Policy, Service, Wire};
 use outrigger::telemetry::{Direction, Metrics};
 
 fn service(name: &str, balance: Balance, endpoints: u32) -> Arc<Service> {
     let name = ServiceName::parse(name).expect("a name of this file");
-    let service = Service::new(name, balance, Instant::now());
+    let service = Service::new(name, Policy { balance, ..Policy::default() }, Instant::now());
     let listing = |at: u32| Listing {
         id: format!("e-{at}").into(),
         address: SocketAddr::from((at.to_be_bytes().map(|byte| byte | 1), 80)),
@@ -34,7 +34,9 @@ fn pick(criterion: &mut Criterion) {
             let mut chance = fastrand::Rng::with_seed(7);
             let now = Instant::now();
             group.bench_function(BenchmarkId::new(format!("{balance:?}"), endpoints), |bencher| {
-                bencher.iter(|| black_box(service.lease(&Ask { tried: &[], now, entropy: chance.u64(..) }).is_ok()));
+                bencher.iter(|| {
+                    black_box(service.lease(&Ask { tried: &[], now, entropy: chance.u64(..), key: None }).is_ok())
+                });
             });
         }
     }

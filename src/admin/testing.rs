@@ -14,7 +14,7 @@ use super::*;
 use crate::lifecycle::Lifecycle;
 use crate::proxy::InboundView;
 use crate::route::{RetryPolicy, Route, RouteTable};
-use crate::service::{Ask, Balance, Health, Listing, Service, Wire};
+use crate::service::{Ask, Health, Listing, Policy, Service, Wire};
 use crate::telemetry::{Direction, Metrics};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -143,7 +143,7 @@ pub(super) async fn read_to_end(socket: &mut TcpStream) -> io::Result<Answer> {
 }
 
 pub(super) fn service(name: &str) -> Arc<Service> {
-    Arc::new(Service::new(name.parse().unwrap(), Balance::LeastLoaded, Instant::now()))
+    Arc::new(Service::new(name.parse().unwrap(), Policy::default(), Instant::now()))
 }
 
 pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<Service>) -> Arc<Route> {
@@ -170,7 +170,7 @@ pub(super) fn listing(id: &str, port: u16, health: Health) -> Listing {
 pub(super) fn fill(orders: &Service) {
     let now = Instant::now();
     orders.list(vec![listing("orders-2", 2, Health::Warning)]);
-    let lease = orders.lease(&Ask { tried: &[], now, entropy: 1 }).unwrap();
+    let lease = orders.lease(&Ask { tried: &[], now, entropy: 1, key: None }).unwrap();
     lease.unreachable(now + LIMIT);
     let wire = Wire::Mesh { peer: "orders".parse().unwrap(), ours: true };
     orders.list(vec![

@@ -14,7 +14,7 @@ use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
 use crate::route::{Route, RouteTable};
-use crate::service::{Balance, Service, Wire};
+use crate::service::{Policy, Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
 use crate::worker::Workers;
@@ -63,7 +63,7 @@ impl DataPath {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
         let access_log = Arc::new(Published::new(open_log(config, &metrics)?));
-        let app = Arc::new(Service::new(config.service.name.clone(), Balance::LeastLoaded, Instant::now()));
+        let app = Arc::new(Service::new(config.service.name.clone(), Policy::default(), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
         let view = inbound_view(config, &app, &flow)?;
         let inbound = Arc::new(InboundShared {

@@ -106,7 +106,11 @@ pub(super) fn speaks_http2(protocol: Protocol) -> bool {
     }
 }
 
-pub(super) fn balance(balance: Balance) -> service::Balance {
+pub(super) fn policy(upstream: &UpstreamSettings) -> service::Policy {
+    service::Policy { balance: balance(upstream.balance), ..service::Policy::default() }
+}
+
+fn balance(balance: Balance) -> service::Balance {
     match balance {
         Balance::LeastLoaded => service::Balance::LeastLoaded,
         Balance::RoundRobin => service::Balance::RoundRobin,

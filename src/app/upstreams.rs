@@ -78,8 +78,7 @@ impl Upstreams {
     }
 
     fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
-        let balance = settings::balance(upstream.balance);
-        let service = Arc::new(Service::new(upstream.service.clone(), balance, Instant::now()));
+        let service = Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream), Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
             route: route(upstream, outbound, &service, &flow)?,
@@ -97,7 +96,7 @@ impl Upstreams {
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
-        running.service.rebalance(settings::balance(upstream.balance));
+        running.service.reconfigure(settings::policy(upstream));
         running.route = route(upstream, outbound, &running.service, &running.flow)?;
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
         if source(&running.settings) != source(upstream) {

@@ -69,7 +69,7 @@ async fn try_all(
         let Some(request) = next.take().or_else(|| replay.as_ref().map(Replay::request)) else {
             return Err(Refusal::new(Reason::InternalBug, "a retry without a request"));
         };
-        let ask = Ask { tried: &tried, now, entropy: fastrand::u64(..) };
+        let ask = Ask { tried: &tried, now, entropy: fastrand::u64(..), key: None };
         let lease = route.service.lease(&ask)?;
         tried.push(lease.endpoint().number());
         exchange.tries(lease.endpoint());
@@ -116,7 +116,7 @@ fn tries(tried: &[u64]) -> u32 {
 fn note_answer(route: &Route, trying: &Trying<'_>, sent: &Sent, exchange: &mut Exchange) {
     let now = Instant::now();
     exchange.answered(sent.response.status(), now);
-    if trying.lease().answered(sent.at, now) {
+    if trying.lease().answered(sent.at, now, true).is_some() {
         tracing::info!(service = %route.service.name(), endpoint = %trying.endpoint().listing.address, "endpoint reachable again");
     }
 }
@@ -197,11 +197,13 @@ fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
     let now = Instant::now();
     match error {
         AttemptError::Connect { .. } | AttemptError::WrongPeer { .. } | AttemptError::BadPeer { .. } => {
-            if lease.unreachable(now) {
+            if lease.unreachable(now).is_some() {
                 tracing::warn!(service = %route.service.name(), endpoint = %lease.endpoint().listing.address, cause = %error, "endpoint left out for a while");
             }
         }
-        AttemptError::Reset(_) | AttemptError::BadResponse(_) => lease.broke(RESET_PENALTY, now),
+        AttemptError::Reset(_) | AttemptError::BadResponse(_) => {
+            lease.broke(RESET_PENALTY, now);
+        }
         AttemptError::NoIdentity
         | AttemptError::Unsent(_)
         | AttemptError::RequestBody(_)

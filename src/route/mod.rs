@@ -97,7 +97,7 @@ const MESH_SUFFIX: &str = ".mesh";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Balance;
+    use crate::service::Policy;
     use crate::telemetry::{Direction, Metrics};
     use std::time::Instant;
 
@@ -110,7 +110,7 @@ mod tests {
                 flow: Arc::new(metrics.flow(Direction::Outbound, name.as_str())),
                 authority: None,
                 host: HeaderValue::from_static("x"),
-                service: Arc::new(Service::new(name, Balance::LeastLoaded, Instant::now())),
+                service: Arc::new(Service::new(name, Policy::default(), Instant::now())),
                 http2: false,
                 connect_timeout: Duration::from_secs(1),
                 timeout: None,

@@ -8,8 +8,9 @@ use super::endpoints::{Endpoint, EndpointSet};
 use super::reach::Reachable;
 
 /// How endpoints are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
+    #[default]
     /// Power of two choices on peak EWMA latency times requests in flight.
     LeastLoaded,
     /// In turn, spread evenly by weight.
@@ -23,6 +24,8 @@ pub struct Ask<'a> {
     pub now: Instant,
     /// A random number, different for each pick.
     pub entropy: u64,
+    /// Hash of what `ring_hash`, `maglev` and sticky splits go by; `None` where the request has none.
+    pub key: Option<u64>,
 }
 
 /// What a balancer prepares once for a set.
@@ -226,7 +229,7 @@ mod tests {
         let (turn, mut counts) = (AtomicUsize::new(0), HashMap::new());
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..picks {
-            let ask = Ask { tried: &[], now, entropy: rng.u64(..) };
+            let ask = Ask { tried: &[], now, entropy: rng.u64(..), key: None };
             let endpoint = set.pick(&turn, &ask).unwrap();
             *counts.entry(endpoint.listing.id.to_string()).or_default() += 1;
         }
@@ -238,7 +241,7 @@ mod tests {
         let passing = |id, weight| listing(id, weight, Health::Passing);
         let (set, now) = set(Balance::RoundRobin, vec![passing("a", 30), passing("b", 10), passing("c", 10)]);
         let turn = AtomicUsize::new(0);
-        let ask = Ask { tried: &[], now, entropy: 0 };
+        let ask = Ask { tried: &[], now, entropy: 0, key: None };
         let order: String = (0..10).map(|_| set.pick(&turn, &ask).unwrap().listing.id.to_string()).collect();
         assert_eq!(order, "abacaabaca");
     }
@@ -282,12 +285,12 @@ mod tests {
             let turn = AtomicUsize::new(0);
             let tried = [set.usable[1].number()];
             for entropy in (0..64).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
-                let ask = Ask { tried: &tried, now, entropy };
+                let ask = Ask { tried: &tried, now, entropy, key: None };
                 assert_eq!(&*set.pick(&turn, &ask).unwrap().listing.id, "c");
             }
             // Nothing else is left: the shut one is tried rather than the request refused.
             let tried = [set.usable[1].number(), set.usable[2].number()];
-            assert_eq!(&*set.pick(&turn, &Ask { tried: &tried, now, entropy: 1 }).unwrap().listing.id, "a");
+            assert_eq!(&*set.pick(&turn, &Ask { tried: &tried, now, entropy: 1, key: None }).unwrap().listing.id, "a");
         }
     }
 
@@ -303,6 +306,6 @@ mod tests {
     #[test]
     fn no_usable_endpoint_is_no_pick() {
         let (set, now) = set(Balance::LeastLoaded, vec![listing("a", 1, Health::Critical)]);
-        assert!(set.pick(&AtomicUsize::new(0), &Ask { tried: &[], now, entropy: 3 }).is_none());
+        assert!(set.pick(&AtomicUsize::new(0), &Ask { tried: &[], now, entropy: 3, key: None }).is_none());
     }
 }

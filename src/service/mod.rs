@@ -5,10 +5,11 @@ mod balance;
 mod budget;
 mod endpoints;
 mod load;
+mod policy;
 mod reach;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use crate::reason::Reason;
 pub use balance::{Ask, Balance};
 pub use endpoints::{Endpoint, EndpointSet, Health, Listing, Wire};
 pub use load::Load;
+pub use policy::{BreakerPolicy, BudgetPolicy, ErrorRate, Limits, OnAllOpen, Policy};
 pub use reach::Reachable;
 
 /// One upstream as a whole: one truth for all workers.
@@ -29,19 +31,28 @@ pub struct Service {
     endpoints: Published<EndpointSet>,
     turn: AtomicUsize,
     budget: budget::RetryBudget,
+    in_flight: Arc<AtomicU32>,
     /// Held while a set is replaced: a new listing and a reload may come at the same time.
-    balance: Mutex<Balance>,
+    told: Mutex<Told>,
+}
+
+/// What the endpoint set is made of.
+struct Told {
+    policy: Policy,
+    /// The service's own endpoints, then those of each failover in order.
+    tiers: Vec<Vec<Listing>>,
 }
 
 impl Service {
-    pub fn new(name: ServiceName, balance: Balance, now: Instant) -> Self {
+    pub fn new(name: ServiceName, policy: Policy, now: Instant) -> Self {
         Self {
             name,
             epoch: now,
-            endpoints: Published::new(EndpointSet::empty(balance)),
+            endpoints: Published::new(EndpointSet::empty(policy.balance)),
             turn: AtomicUsize::new(0),
             budget: budget::RetryBudget::new(now),
-            balance: Mutex::new(balance),
+            in_flight: Arc::default(),
+            told: Mutex::new(Told { policy, tiers: Vec::new() }),
         }
     }
 
@@ -55,18 +66,37 @@ impl Service {
 
     /// Replaces the listing; endpoints that stay keep what was learned of them.
     pub fn list(&self, listed: Vec<Listing>) {
-        let balance = self.balance.lock();
-        let next = self.endpoints.snapshot().succeed(listed, *balance, self.epoch);
-        self.endpoints.store(next);
+        self.list_tier(0, listed);
     }
 
-    /// Changes how endpoints are chosen and keeps the rest.
-    pub fn rebalance(&self, balance: Balance) {
-        let mut current = self.balance.lock();
-        if *current != balance {
-            *current = balance;
-            self.endpoints.store(self.endpoints.snapshot().rebalanced(balance));
+    /// Replaces the listing of one tier: 0 is the service itself, 1 and up its failovers in order. A tier is used while
+    /// no endpoint of those before it can be.
+    pub fn list_tier(&self, tier: usize, listed: Vec<Listing>) {
+        let mut told = self.told.lock();
+        if told.tiers.len() <= tier {
+            told.tiers.resize(tier + 1, Vec::new());
         }
+        told.tiers[tier] = listed;
+        let all = told.tiers.concat();
+        self.endpoints.store(self.endpoints.snapshot().succeed(all, told.policy.balance, self.epoch));
+    }
+
+    /// Takes another policy and keeps what was learned.
+    pub fn reconfigure(&self, policy: Policy) {
+        let mut told = self.told.lock();
+        if told.policy != policy {
+            told.policy = policy;
+            self.endpoints.store(self.endpoints.snapshot().rebalanced(told.policy.balance));
+        }
+    }
+
+    /// Counts a request in.
+    ///
+    /// # Errors
+    /// `Overloaded` when as many requests as the limits allow are under way.
+    pub fn admit(&self) -> Result<Permit, Reason> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(Permit { in_flight: self.in_flight.clone() })
     }
 
     /// Chooses an endpoint and counts the request in.
@@ -91,6 +121,55 @@ impl Service {
     }
 }
 
+/// A request that was let in, counted until this is dropped.
+pub struct Permit {
+    in_flight: Arc<AtomicU32>,
+}
+
+impl Permit {
+    /// The first answer's head came `latency` after the request was admitted: what an adaptive limit follows.
+    pub fn answered(&self, _latency: Duration) {}
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What became of an endpoint's breaker, for the log and the count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition {
+    pub to: BreakerState,
+    pub cause: Cause,
+    /// How long an ejection lasts; zero for the other states.
+    pub open_for: Duration,
+}
+
+/// States of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+/// Why a breaker changed its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Too many failures in a row.
+    Consecutive,
+    /// Too large a share of failures.
+    ErrorRate,
+    /// The pause is over: one request probes.
+    Due,
+    /// The probe was answered well.
+    ProbeSucceeded,
+    ProbeFailed,
+    /// The registry has seen it recover.
+    Recovered,
+}
+
 /// A chosen endpoint, counted in flight until this is dropped.
 pub struct Lease {
     endpoint: Arc<Endpoint>,
@@ -102,27 +181,45 @@ impl Lease {
         &self.endpoint
     }
 
+    /// The transition that this very pick made: open to half-open, when this request is the probe.
+    pub fn began(&self) -> Option<Transition> {
+        None
+    }
+
     /// The head of an answer to a request that left at `sent` came: its latency counts, without the time to connect, and
-    /// the endpoint is reachable. True if it was shut before.
-    pub fn answered(&self, sent: Instant, now: Instant) -> bool {
+    /// the endpoint is reachable. `good` is false for the statuses that the breaker counts as failures.
+    pub fn answered(&self, sent: Instant, now: Instant, good: bool) -> Option<Transition> {
+        let _ = good;
         self.endpoint.state.load.observe(now.saturating_duration_since(sent), now);
-        self.endpoint.state.reach.open()
+        let closed = self.endpoint.state.reach.open();
+        closed.then_some(Transition {
+            to: BreakerState::Closed,
+            cause: Cause::ProbeSucceeded,
+            open_for: Duration::ZERO,
+        })
     }
 
-    /// No connection could be made: the endpoint is left out for a while. True if it was reachable before.
-    pub fn unreachable(&self, now: Instant) -> bool {
-        self.endpoint.state.reach.failed(now)
+    /// No connection could be made: the endpoint is left out for a while.
+    pub fn unreachable(&self, now: Instant) -> Option<Transition> {
+        let opened = self.endpoint.state.reach.failed(now);
+        opened.then_some(Transition { to: BreakerState::Open, cause: Cause::Consecutive, open_for: Duration::ZERO })
     }
 
-    /// The exchange broke or took too long: counts as a latency of `penalty`, so that others are preferred.
-    pub fn broke(&self, penalty: Duration, now: Instant) {
+    /// The exchange broke: counts as a failure and as a latency of `penalty`, so that others are preferred.
+    pub fn broke(&self, penalty: Duration, now: Instant) -> Option<Transition> {
         let latency = now.saturating_duration_since(self.since).max(penalty);
         self.endpoint.state.load.observe(latency, now);
+        None
     }
-}
 
-impl Lease {
-    /// Given up without an answer: the time that it took counts where it is more than what is usual.
+    /// No answer within the limit of a try or of the request: a failure, and the time that it took counts.
+    pub fn timed_out(&self, now: Instant) -> Option<Transition> {
+        self.unanswered(now);
+        None
+    }
+
+    /// Given up by the caller: no failure of the endpoint, but the time that it took counts where it is more than what
+    /// is usual.
     pub fn unanswered(&self, now: Instant) {
         let taken = now.saturating_duration_since(self.since);
         if taken > self.endpoint.state.load.latency(now) {
@@ -145,8 +242,8 @@ mod tests {
     #[test]
     fn a_lease_counts_in_flight_until_it_is_dropped() {
         let now = Instant::now();
-        let service = Service::new(ServiceName::parse("orders").unwrap(), Balance::LeastLoaded, now);
-        let ask = Ask { tried: &[], now, entropy: 1 };
+        let service = Service::new(ServiceName::parse("orders").unwrap(), Policy::default(), now);
+        let ask = Ask { tried: &[], now, entropy: 1, key: None };
         assert_eq!(service.lease(&ask).map(|_| ()).unwrap_err(), Reason::NoEndpoint);
         service.list(vec![listing("a", 1, Health::Passing)]);
         let lease = service.lease(&ask).unwrap();
@@ -159,10 +256,10 @@ mod tests {
     #[test]
     fn a_reload_of_the_balancer_keeps_what_was_learned() {
         let now = Instant::now();
-        let service = Service::new(ServiceName::parse("orders").unwrap(), Balance::LeastLoaded, now);
+        let service = Service::new(ServiceName::parse("orders").unwrap(), Policy::default(), now);
         service.list(vec![listing("a", 1, Health::Passing)]);
         let before = service.endpoints().all()[0].number();
-        service.rebalance(Balance::RoundRobin);
+        service.reconfigure(Policy { balance: Balance::RoundRobin, ..Policy::default() });
         assert_eq!(service.endpoints().all()[0].number(), before);
     }
 }
