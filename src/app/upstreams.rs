@@ -78,7 +78,8 @@ impl Upstreams {
     }
 
     fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
-        let service = Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream), Instant::now()));
+        let service =
+            Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream, None), Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
             route: route(upstream, outbound, &service, &flow)?,
@@ -96,7 +97,7 @@ impl Upstreams {
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
-        running.service.reconfigure(settings::policy(upstream));
+        running.service.reconfigure(settings::policy(upstream, None));
         running.route = route(upstream, outbound, &running.service, &running.flow)?;
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
         if source(&running.settings) != source(upstream) {
