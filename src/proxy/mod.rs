@@ -10,6 +10,8 @@ mod hedge;
 mod inbound;
 mod outbound;
 mod replay;
+#[cfg(test)]
+mod simulation;
 mod tries;
 mod verdict;
 
