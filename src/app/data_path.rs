@@ -13,7 +13,7 @@ use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
-use crate::route::{Route, RouteTable};
+use crate::route::{Route, RouteTable, StatusSet};
 use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
@@ -239,6 +239,10 @@ fn inbound_view(
         body_idle: config.inbound.timeouts.body_idle,
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
+        counts_attempts: false,
+        hedge: None,
+        failures: StatusSet::EMPTY,
+        hash_on: None,
     };
     Ok(InboundView {
         app: Arc::new(route),

@@ -12,7 +12,7 @@ use crate::identity;
 use crate::listen::{self, Security};
 use crate::registry::consul::agent::{self, Registration};
 use crate::registry::probe;
-use crate::route::{OnReset, RetryPolicy};
+use crate::route::{OnReset, RetryPolicy, StatusSet};
 use crate::service;
 use crate::telemetry::access_log::Destination;
 
@@ -140,12 +140,19 @@ pub(super) fn retry(upstream: &UpstreamSettings) -> RetryPolicy {
         on_unsent: retry.on_unsent,
         on_reset: if retry.on_reset { OnReset::Always } else { OnReset::Never },
         methods: retry.methods.clone(),
+        ..RetryPolicy::default()
     }
 }
 
 /// Toward our own app: another try meets the same instance, so only what was lost to the keep-alive race is sent again.
 pub(super) fn retry_to_app() -> RetryPolicy {
-    RetryPolicy { attempts: 1, on_reset: OnReset::Reused, ..RetryPolicy::default() }
+    RetryPolicy {
+        attempts: 1,
+        on_reset: OnReset::Reused,
+        on_status: StatusSet::EMPTY,
+        per_try_timeout: None,
+        ..RetryPolicy::default()
+    }
 }
 
 pub(super) fn access_log(path: &AccessLogPath) -> Destination {

@@ -194,5 +194,9 @@ fn route(
         body_idle: outbound.timeouts.body_idle,
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
+        counts_attempts: true,
+        hedge: None,
+        failures: crate::route::StatusSet::GATEWAY,
+        hash_on: None,
     }))
 }
