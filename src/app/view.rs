@@ -5,9 +5,8 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::admin::ConfigView;
-use crate::config::{
-    Balance, Config, EndpointSource, HashOn, HedgeAfter, InboundTimeouts, ListenLimits, UpstreamSettings,
-};
+use crate::config::{Balance, Config, EndpointSource, HedgeAfter, InboundTimeouts, ListenLimits, UpstreamSettings};
+use crate::route::HashOn;
 use crate::telemetry::access_log::timestamp;
 
 pub(super) fn of(config: &Config, refused: Vec<String>) -> ConfigView {

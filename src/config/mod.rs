@@ -29,7 +29,7 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
-pub use policy::{Balance, BreakerSettings, HashOn, HedgeAfter, RetrySettings};
+pub use policy::{Balance, BreakerSettings, HedgeAfter, RetrySettings};
 pub use schema::schema;
 pub use selection::{Failover, Subset};
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use super::problems::Fault;
 use super::section::Section;
 use super::tree::Value;
 use super::{check, upstream_values, values};
+use crate::route::HashOn;
 use crate::service::{BreakerPolicy, BudgetPolicy, ErrorRate, Limits, OnAllOpen};
 
 /// How an endpoint is chosen.
@@ -18,18 +19,6 @@ pub enum Balance {
     Random,
     RingHash(HashOn),
     Maglev(HashOn),
-}
-
-/// What of a request is hashed, so that like requests meet the same endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashOn {
-    Header(HeaderName),
-    Cookie(String),
-    Query(String),
-    /// The client's address.
-    SourceIp,
-    /// Without the query.
-    Path,
 }
 
 #[derive(Debug, Clone, PartialEq)]

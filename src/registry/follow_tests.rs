@@ -44,6 +44,8 @@ struct Run {
     calls: Vec<(Duration, u64)>,
     updates: Vec<(Duration, Update)>,
     metrics: Arc<Metrics>,
+    /// The error in the way at the end.
+    trouble: Option<String>,
 }
 
 impl Run {
@@ -81,9 +83,15 @@ impl Setup {
         let metrics = Metrics::new();
         let updates = Mutex::new(Vec::new());
         let sink = |update| updates.lock().push((start.elapsed(), update));
-        let following = follow(script.clone(), metrics.clone(), self.snapshot, sink);
+        let state = Arc::new(WatchState::new(script.describe()));
+        let following = follow(script.clone(), metrics.clone(), self.snapshot, state.clone(), sink);
         assert!(timeout(lasting, following).await.is_err(), "follow never ends by itself");
-        Run { calls: std::mem::take(&mut script.calls.lock()), updates: updates.into_inner(), metrics }
+        Run {
+            calls: std::mem::take(&mut script.calls.lock()),
+            updates: updates.into_inner(),
+            metrics,
+            trouble: state.trouble().map(|trouble| trouble.error),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::problems::Place;
 use super::tree::{Node, parse_default};
 use super::*;
+use crate::route::HashOn;
 
 mod mistakes;
 
