@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    AccessLogPath, Balance, Config, InboundMtls, InboundSettings, InboundTimeouts, ListenLimits, Probe, Protocol,
-    ServiceSettings, UpstreamSettings,
+    AccessLogPath, Balance, Config, HedgeAfter, InboundMtls, InboundSettings, InboundTimeouts, ListenLimits, Probe,
+    Protocol, ServiceSettings, UpstreamSettings,
 };
 use crate::identity;
 use crate::listen::{self, Security};
 use crate::registry::consul::agent::{self, Registration};
 use crate::registry::probe;
-use crate::route::{OnReset, RetryPolicy, StatusSet};
+use crate::route::{self, HashOn, OnReset, RetryPolicy, StatusSet};
 use crate::service;
 use crate::telemetry::access_log::Destination;
 
@@ -140,7 +140,24 @@ pub(super) fn retry(upstream: &UpstreamSettings) -> RetryPolicy {
         on_unsent: retry.on_unsent,
         on_reset: if retry.on_reset { OnReset::Always } else { OnReset::Never },
         methods: retry.methods.clone(),
-        ..RetryPolicy::default()
+        on_status: retry.statuses.iter().copied().collect(),
+        per_try_timeout: retry.per_try_timeout,
+        backoff: retry.backoff,
+        body_limit: retry.body_limit,
+    }
+}
+
+pub(super) fn hedge(after: HedgeAfter) -> route::HedgeAfter {
+    match after {
+        HedgeAfter::Percentile(percent) => route::HedgeAfter::Quantile(f64::from(percent) / 100.0),
+        HedgeAfter::Time(time) => route::HedgeAfter::Fixed(time),
+    }
+}
+
+pub(super) fn hash_on(balance: &Balance) -> Option<HashOn> {
+    match balance {
+        Balance::RingHash(on) | Balance::Maglev(on) => Some(on.clone()),
+        Balance::LeastLoaded | Balance::RoundRobin | Balance::Random => None,
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Failure, settings};
 use crate::config::{Config, OutboundSettings, UpstreamSettings};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
-use crate::route::{Route, RouteTable};
+use crate::route::{Hedge, Route, RouteTable};
 use crate::service::Service;
 use crate::telemetry::{Direction, Flow};
 
@@ -87,7 +87,7 @@ impl Upstreams {
         let service = Arc::new(Service::new(upstream.service.clone(), policy, Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
-            route: route(upstream, outbound, &service, &flow)?,
+            route: route(upstream, outbound, &service, &flow, None)?,
             watches: self.follow(Vec::new(), &sources(upstream), &service),
             settings: upstream.clone(),
             service,
@@ -103,7 +103,7 @@ impl Upstreams {
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
         running.service.reconfigure(settings::policy(upstream, self.zone.known()));
-        running.route = route(upstream, outbound, &running.service, &running.flow)?;
+        running.route = route(upstream, outbound, &running.service, &running.flow, Some(&running.route))?;
         running.watches = self.follow(running.watches, &sources(upstream), &running.service);
         if running.settings.listen != upstream.listen
             && let Some(listening) = running.listening.take()
@@ -177,6 +177,7 @@ fn route(
     outbound: &OutboundSettings,
     service: &Arc<Service>,
     flow: &Arc<Flow>,
+    before: Option<&Route>,
 ) -> Result<Arc<Route>, Failure> {
     Ok(Arc::new(Route {
         service: service.clone(),
@@ -190,8 +191,15 @@ fn route(
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
         counts_attempts: true,
-        hedge: None,
-        failures: crate::route::StatusSet::GATEWAY,
-        hash_on: None,
+        hedge: hedge(upstream, before),
+        failures: upstream.breaker.statuses.iter().copied().collect(),
+        hash_on: settings::hash_on(&upstream.balance),
     }))
+}
+
+/// Hedging goes on by the latencies that it has seen, unless a reload changed it.
+fn hedge(upstream: &UpstreamSettings, before: Option<&Route>) -> Option<Arc<Hedge>> {
+    let after = settings::hedge(upstream.hedge?);
+    let kept = before.and_then(|route| route.hedge.as_ref()).filter(|hedge| hedge.is(after)).cloned();
+    Some(kept.unwrap_or_else(|| Arc::new(Hedge::new(after))))
 }

@@ -8,7 +8,7 @@ use super::problems::Fault;
 use super::section::Section;
 use super::tree::Value;
 use super::{check, upstream_values, values};
-use crate::route::HashOn;
+use crate::route::{Backoff, HashOn};
 use crate::service::{BreakerPolicy, BudgetPolicy, ErrorRate, Limits, OnAllOpen};
 
 /// How an endpoint is chosen.
@@ -39,14 +39,6 @@ pub struct RetrySettings {
     pub backoff: Backoff,
     /// Bytes of a request's body that are kept for a retry, at most 64 MiB.
     pub body_limit: usize,
-}
-
-/// The pause before a retry is random, from nothing to `base` doubled at each retry, at most `max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    pub base: Duration,
-    /// Not shorter than `base`.
-    pub max: Duration,
 }
 
 /// When a second try is sent beside a first one that is slow.

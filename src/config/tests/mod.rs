@@ -1,13 +1,13 @@
 //! Whole files: every mistake, each at its place; good files, flags and variables.
 
 use super::problems::Problems;
+use crate::route::HashOn;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::problems::Place;
 use super::tree::{Node, parse_default};
 use super::*;
-use crate::route::HashOn;
 
 mod mistakes;
 

@@ -269,7 +269,7 @@ async fn a_subset_is_asked_for_at_the_servers_in_every_query() {
         if target.contains("index=7") { ok(8, "[]") } else { ok(7, "[]") }
     })
     .await;
-    assert_eq!(agent.watch.describe(), "health/connect+service/orders?d6df1b59");
+    assert_eq!(agent.watch.describe(), "health/connect+service/orders?d9d99616");
     let (mark, _) = agent.watch.next(Mark::START).await.unwrap();
     agent.watch.next(mark).await.unwrap();
     let asked = agent.asked();
