@@ -56,13 +56,12 @@ impl Zone {
 }
 
 async fn ask(client: crate::consul::Client, of_node: watch::Sender<Option<Arc<str>>>) {
-    match node_zone(client).await {
-        Some(zone) => {
-            tracing::info!(zone, "our zone is that of the agent's node");
-            of_node.send_replace(Some(zone.into()));
-        }
-        None => tracing::warn!(
+    if let Some(zone) = node_zone(client).await {
+        tracing::info!(zone, "our zone is that of the agent's node");
+        of_node.send_replace(Some(zone.into()));
+    } else {
+        tracing::warn!(
             "our zone is not known, so prefer_zone has no effect; set service.meta.zone, or zone in the node_meta of the agent"
-        ),
+        );
     }
 }

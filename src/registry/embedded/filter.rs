@@ -44,8 +44,8 @@ impl Expression {
             Self::Not(one) => !one.holds(row),
             Self::Equal(path, wanted) => match find(row, path) {
                 Value::String(text) => text == wanted,
-                other @ (Value::Number(_) | Value::Bool(_)) => other.to_string() == *wanted,
-                Value::Null | Value::Array(_) | Value::Object(_) => false,
+                Value::Number(number) => wanted.parse().is_ok_and(|wanted: serde_json::Number| wanted == *number),
+                Value::Bool(_) | Value::Null | Value::Array(_) | Value::Object(_) => false,
             },
             Self::Contains(path, wanted) => match find(row, path) {
                 Value::Array(items) => items.iter().any(|item| item == wanted),

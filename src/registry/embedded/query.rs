@@ -70,7 +70,7 @@ impl Query {
             // Newer Consul's status; 1.8 says 500.
             Refused::bad(format!("Failed to create boolean expression evaluator: {cause}"))
         })?;
-        Ok(Wanted { passing, native, tags, filter })
+        Ok(Wanted { filter, passing, native, tags })
     }
 
     /// A row of the catalog has other names, which nobody here asks for.
