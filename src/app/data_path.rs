@@ -134,7 +134,9 @@ impl DataPath {
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
         let state = Arc::new(WatchState::new(registry.describe()));
-        let followed = follow(registry, self.metrics.clone(), None, state, move |update| app.list(update.listings));
+        let followed = follow(registry, self.metrics.clone(), None, state, move |update| {
+            app.list(update.listings, Instant::now());
+        });
         self.control.spawn("watch-app", followed);
     }
 

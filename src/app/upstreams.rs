@@ -63,7 +63,7 @@ impl Upstreams {
             }
             for (tier, watch) in gone.watches.into_iter().enumerate() {
                 watch.life.kill();
-                gone.service.list_tier(tier, Vec::new());
+                gone.service.list_tier(tier, Vec::new(), Instant::now());
             }
             self.watching.metrics.forget_upstream(name.as_str());
         }
@@ -132,7 +132,7 @@ impl Upstreams {
         }
         for (more, watch) in old.enumerate() {
             watch.life.kill();
-            service.list_tier(sources.len() + more, Vec::new());
+            service.list_tier(sources.len() + more, Vec::new(), Instant::now());
         }
         watches
     }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::admin::Status;
 use crate::config::{EndpointSource, Subset, UpstreamMtls, UpstreamSettings};
@@ -76,7 +77,7 @@ impl Watching {
         let state = Arc::new(WatchState::new(registry.describe()));
         let (service, status) = (service.clone(), self.status.clone());
         let sink = move |update: crate::registry::Update| {
-            service.list_tier(tier, update.listings);
+            service.list_tier(tier, update.listings, Instant::now());
             if tier == 0 && update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
             }
