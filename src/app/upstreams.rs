@@ -88,7 +88,7 @@ impl Upstreams {
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
             route: route(upstream, outbound, &service, &flow, None)?,
-            watches: self.follow(Vec::new(), &sources(upstream), &service),
+            watches: self.follow(Vec::new(), &sources(upstream), &service, &flow),
             settings: upstream.clone(),
             service,
             flow,
@@ -104,7 +104,7 @@ impl Upstreams {
     ) -> Result<Running, Failure> {
         running.service.reconfigure(settings::policy(upstream, self.zone.known()));
         running.route = route(upstream, outbound, &running.service, &running.flow, Some(&running.route))?;
-        running.watches = self.follow(running.watches, &sources(upstream), &running.service);
+        running.watches = self.follow(running.watches, &sources(upstream), &running.service, &running.flow);
         if running.settings.listen != upstream.listen
             && let Some(listening) = running.listening.take()
         {
@@ -116,7 +116,7 @@ impl Upstreams {
 
     /// One watch a source. Those of `old` that look at the same at the same place run on; what others listed stays until
     /// the one in their place has its first answer.
-    fn follow(&self, old: Vec<Watch>, sources: &[Source], service: &Arc<Service>) -> Vec<Watch> {
+    fn follow(&self, old: Vec<Watch>, sources: &[Source], service: &Arc<Service>, flow: &Arc<Flow>) -> Vec<Watch> {
         let mut old = old.into_iter();
         let mut watches = Vec::with_capacity(sources.len());
         for (tier, source) in sources.iter().enumerate() {
@@ -126,7 +126,7 @@ impl Upstreams {
                     if let Some(other) = other {
                         other.life.kill();
                     }
-                    self.watching.begin(source, tier, service)
+                    self.watching.begin(source, tier, service, flow)
                 }
             });
         }

@@ -15,7 +15,7 @@ use crate::registry::{
     Watches, follow,
 };
 use crate::service::{Service, Wire};
-use crate::telemetry::Metrics;
+use crate::telemetry::{BreakerChange, Flow, Metrics};
 
 /// What a watch needs.
 pub(super) struct Watching {
@@ -71,13 +71,17 @@ pub(super) fn waits_for(service: &ServiceName) -> String {
 
 impl Watching {
     /// Follows `source` as one tier of `service`. Readiness waits for the first answer of tier 0 alone.
-    pub(super) fn begin(&self, source: &Source, tier: usize, service: &Arc<Service>) -> Watch {
+    pub(super) fn begin(&self, source: &Source, tier: usize, service: &Arc<Service>, flow: &Arc<Flow>) -> Watch {
         let life = self.control.part();
         let registry = self.registry(source);
         let state = Arc::new(WatchState::new(registry.describe()));
-        let (service, status) = (service.clone(), self.status.clone());
+        let (service, flow, status) = (service.clone(), flow.clone(), self.status.clone());
         let sink = move |update: crate::registry::Update| {
-            service.list_tier(tier, update.listings, Instant::now());
+            for (endpoint, transition) in service.list_tier(tier, update.listings, Instant::now()) {
+                let (service, endpoint) = (service.name(), endpoint.listing.address);
+                tracing::info!(%service, %endpoint, why = ?transition.cause, "endpoint back in use");
+                flow.breaker(BreakerChange::Closed);
+            }
             if tier == 0 && update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
             }

@@ -155,6 +155,42 @@ fn where_no_instance_is_left_requests_fail_over_to_another_service_and_come_back
 }
 
 #[test]
+fn a_killed_service_costs_no_get_where_there_is_a_failover() {
+    let (agent, authority) = (Embedded::start(), Authority::new("mesh.test"));
+    let (first, second) = (App::start("users-1"), App::start("backup-1"));
+    let mut users_sidecar = sidecar("users", agent.agent(), &authority).app(&first).start();
+    let backup = sidecar("users-backup", agent.agent(), &authority).app(&second).start();
+    agent.agent().wait_for("users", users_sidecar.id(), "passing");
+    agent.agent().wait_for("users-backup", backup.id(), "passing");
+    let more = json!({ "failover": [{ "service": "users-backup" }] });
+    let web = sidecar("web", agent.agent(), &authority).upstream("users", more).start();
+    assert_eq!(answered_by(&web).as_deref(), Some("users-1"));
+    let load = Load::start(2, web.outbound(), &users());
+    load.after(20);
+    users_sidecar.process.kill();
+    // Consul lists it until its TTL is over; what cannot be reached is passed over before that.
+    wait_used(&web, &["backup-1"]);
+    load.after(100);
+    load.stop().assert_none_lost();
+    assert!(
+        web.metric("outrigger_upstream_attempts_total", &[("service", "users"), ("outcome", "connect_failed")]) >= 1.0
+    );
+}
+
+/// Leaves of Consul's own CA: the second datacenter's is signed by the first one's.
+#[test]
+fn mtls_reaches_into_another_datacenter() {
+    let (dc1, dc2) = datacenters();
+    let app = App::start("far");
+    let there = Sidecar::of("users").consul(dc2.agent()).app(&app).start();
+    dc2.agent().wait_for("users", there.id(), "passing");
+    let upstream = json!({ "datacenter": "dc2" });
+    let web = Sidecar::of("web").consul(dc1.agent()).upstream("users", upstream).start();
+    wait_used(&web, &["far"]);
+    assert_eq!(endpoints(&web)["endpoints"][0]["peer"], "users");
+}
+
+#[test]
 fn a_reload_takes_failovers_away_and_gives_them() {
     let (agent, authority) = (Embedded::start(), Authority::new("mesh.test"));
     let backup = App::start("backup-1");
