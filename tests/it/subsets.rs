@@ -292,6 +292,19 @@ fn our_zone_is_the_agents_where_the_service_says_nothing() {
 }
 
 #[test]
+fn an_agent_that_comes_up_after_us_tells_its_zone_then() {
+    let (mut consul, authority) = (Consul::start_with(&["-node-meta=zone:b"]), Authority::new("mesh.test"));
+    consul.kill();
+    let more = json!({ "mtls": "off", "balance": "round_robin", "prefer_zone": true });
+    let mut web = sidecar("web", consul.agent(), &authority).upstream("users", more).start_unready();
+    web.process.wait_for_log(SOON, "the agent does not tell its node's zone");
+    consul.restart();
+    let _apps = in_zones(consul.agent(), &["a", "b"]);
+    web.wait_ready();
+    wait_used(&web, &["b"]);
+}
+
+#[test]
 fn where_no_zone_is_known_that_is_said_and_all_are_used() {
     let (consul, authority) = (Consul::start(), Authority::new("mesh.test"));
     let _apps = in_zones(consul.agent(), &["a", "b"]);
