@@ -10,12 +10,13 @@ use crate::config::{EndpointSource, Subset, UpstreamMtls, UpstreamSettings};
 use crate::consul::{Client, Snapshot};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
+use crate::proxy::note_breaker;
 use crate::registry::{
     DnsSettings, DnsWatch, FixedWatch, HealthWatch, MeshMode, Origin, Records, Registry, Selection, WatchState,
     Watches, follow,
 };
 use crate::service::{Service, Wire};
-use crate::telemetry::{BreakerChange, Flow, Metrics};
+use crate::telemetry::{Flow, Metrics};
 
 /// What a watch needs.
 pub(super) struct Watching {
@@ -78,9 +79,7 @@ impl Watching {
         let (service, flow, status) = (service.clone(), flow.clone(), self.status.clone());
         let sink = move |update: crate::registry::Update| {
             for (endpoint, transition) in service.list_tier(tier, update.listings, Instant::now()) {
-                let (service, endpoint) = (service.name(), endpoint.listing.address);
-                tracing::info!(%service, %endpoint, why = ?transition.cause, "endpoint back in use");
-                flow.breaker(BreakerChange::Closed);
+                note_breaker(&flow, &endpoint, transition, &"seen by the registry");
             }
             if tier == 0 && update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
