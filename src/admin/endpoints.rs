@@ -7,9 +7,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::View;
+use crate::registry::WatchState;
 use crate::route::Route;
 use crate::service::{BreakerState, Endpoint, Health, Reachable, Service, Wire};
 use crate::telemetry::EndpointState;
+use crate::telemetry::access_log::timestamp;
 
 /// `/endpoints`.
 #[derive(Serialize)]
@@ -26,7 +28,19 @@ struct Upstream {
     service: String,
     #[serde(flatten)]
     counts: Counts,
+    /// Where they are listed: the service's own watch, then those of its failovers. Empty for the app.
+    registry: Vec<Watched>,
     endpoints: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct Watched {
+    watch: String,
+    /// Why there is no news, and since when (RFC 3339); absent while all is well. The last good endpoints stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -74,23 +88,34 @@ pub(super) struct Counts {
 
 impl Listed {
     pub(super) fn of(view: &View, now: Instant) -> Self {
+        let watches = view.watches.snapshot();
+        let watched = |service: &Service| watches.get(service.name()).map(Vec::as_slice).unwrap_or_default();
+        let upstream = |route: &Arc<Route>| Upstream::of(&route.service, watched(&route.service), now);
         Self {
             service: view.service.to_string(),
             id: view.id.clone(),
-            app: Upstream::of(&view.inbound.view.snapshot().app.service, now),
-            upstreams: upstreams(view).iter().map(|route| Upstream::of(&route.service, now)).collect(),
+            app: Upstream::of(&view.inbound.view.snapshot().app.service, &[], now),
+            upstreams: upstreams(view).iter().map(upstream).collect(),
         }
     }
 }
 
 impl Upstream {
-    fn of(service: &Service, now: Instant) -> Self {
+    fn of(service: &Service, watches: &[Arc<WatchState>], now: Instant) -> Self {
         let endpoints = service.endpoints();
         Self {
             service: service.name().to_string(),
             counts: Counts::of(endpoints.all(), now),
+            registry: watches.iter().map(|watch| Watched::of(watch)).collect(),
             endpoints: endpoints.all().iter().map(|endpoint| Shown::of(endpoint, now)).collect(),
         }
+    }
+}
+
+impl Watched {
+    fn of(state: &WatchState) -> Self {
+        let (error, since) = state.trouble().map(|trouble| (trouble.error, timestamp(trouble.since))).unzip();
+        Self { watch: state.watch.clone(), error, failing_since: since }
     }
 }
 

@@ -75,6 +75,7 @@ impl Desk {
                 plain_peers: Arc::default(),
                 access_log: Arc::default(),
             }),
+            watches: Arc::default(),
             metrics: metrics.clone(),
             config: Published::new(ConfigView {
                 file: Some("</script><script>alert(1)</script>.yaml".into()),

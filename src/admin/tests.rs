@@ -64,7 +64,7 @@ async fn endpoints_show_what_is_known_of_each() {
     assert_eq!(
         listed["upstreams"][0],
         json!({
-            "service": "billing", "healthy": 0, "ejected": 0, "excluded": 0, "endpoints": []
+            "service": "billing", "healthy": 0, "ejected": 0, "excluded": 0, "registry": [], "endpoints": []
         })
     );
     let orders = &listed["upstreams"][1];

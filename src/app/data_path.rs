@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::upstreams::{Upstreams, Watching};
+use super::upstreams::Upstreams;
+use super::watches::Watching;
 use super::{Failure, settings};
 use crate::config::Config;
 use crate::identity;
@@ -12,7 +13,7 @@ use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
-use crate::registry::{FixedWatch, follow};
+use crate::registry::{FixedWatch, Registry, WatchState, follow};
 use crate::route::{Route, RouteTable, StatusSet};
 use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
@@ -93,7 +94,7 @@ impl DataPath {
                 config.inbound.limits,
             ))),
             outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
-            upstreams: Upstreams::new(watching, &config.outbound)?,
+            upstreams: Upstreams::new(watching, config)?,
             workers,
             metrics,
             inbound,
@@ -132,7 +133,8 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+        let state = Arc::new(WatchState::new(registry.describe()));
+        let followed = follow(registry, self.metrics.clone(), None, state, move |update| {
             app.list(update.listings, Instant::now());
         });
         self.control.spawn("watch-app", followed);

@@ -310,6 +310,11 @@ impl Metrics {
         self.consul_last_answer.with_label_values(&[watch])
     }
 
+    /// Drops the gauge of a watch that ended. A name that others use, too, must stay.
+    pub fn forget_watch(&self, watch: &str) {
+        let _ = self.consul_last_answer.remove_label_values(&[watch]);
+    }
+
     pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
         self.heartbeats.with_label_values(&[outcome.as_str()]).inc();
     }
