@@ -75,6 +75,13 @@ labels! {
 labels! {
     ReloadOutcome { Applied = "applied", Refused = "refused", Unchanged = "unchanged" }
 }
+labels! {
+    /// What a plugin decided of a request; `would_…` in shadow mode.
+    PluginDecision {
+        Passed = "passed", Delayed = "delayed", Answered = "answered", Refused = "refused", WouldDelay = "would_delay",
+        WouldAnswer = "would_answer", WouldRefuse = "would_refuse",
+    }
+}
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -88,6 +95,7 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
+    plugin_decisions: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -163,6 +171,12 @@ impl Metrics {
                 "outrigger_retries_total",
                 "Wishes to try a request again, by what became of them.",
                 &["service", "outcome"],
+            ),
+            plugin_decisions: counters(
+                &registry,
+                "outrigger_plugin_decisions_total",
+                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
+                &["plugin", "decision"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -271,6 +285,12 @@ impl Metrics {
         let _ = self.in_flight.remove_label_values(&[way, service]);
     }
 
+    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
+    #[must_use]
+    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
+        PluginCounts(per_label(PluginDecision::ALL, |d| self.plugin_decisions.with_label_values(&[plugin, d])))
+    }
+
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -326,7 +346,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 17] = [
+        let vecs: [&dyn Collector; 18] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -336,6 +356,7 @@ impl Metrics {
             &self.endpoints,
             &self.attempts,
             &self.retries,
+            &self.plugin_decisions,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -410,6 +431,16 @@ impl Flow {
     }
 }
 
+/// The handles of one plugin.
+#[derive(Clone)]
+pub struct PluginCounts(Box<[IntCounter]>);
+
+impl PluginCounts {
+    pub fn count(&self, decision: PluginDecision) {
+        self.0[decision as usize].inc();
+    }
+}
+
 fn per_label<L: Copy + LabelText>(all: &[L], resolve: impl Fn(&str) -> IntCounter) -> Box<[IntCounter]> {
     all.iter().map(|label| resolve(label.text())).collect()
 }
@@ -426,6 +457,12 @@ impl LabelText for TryOutcome {
 }
 
 impl LabelText for RetryOutcome {
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl LabelText for PluginDecision {
     fn text(self) -> &'static str {
         self.as_str()
     }

@@ -7,5 +7,5 @@ pub mod trace;
 pub use access_log::{AccessLine, AccessLog};
 pub use metrics::{
     BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow, HandshakeOutcome,
-    HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
+    HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
 };
