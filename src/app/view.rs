@@ -5,7 +5,12 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::admin::ConfigView;
-use crate::config::{Config, EndpointSource, InboundTimeouts, ListenLimits, UpstreamSettings};
+use crate::config::{
+    AppRouteSettings, Config, EndpointSource, InboundTimeouts, ListenLimits, RouteAction, RouteSettings,
+    UpstreamSettings,
+};
+use crate::filter::Plugin;
+use crate::route::Reply;
 use crate::telemetry::access_log::timestamp;
 
 pub(super) fn of(config: &Config, refused: Vec<String>) -> ConfigView {
@@ -39,12 +44,14 @@ fn json(config: &Config) -> Value {
         "inbound": {
             "listen": config.inbound.listen, "mtls": lower(config.inbound.mtls),
             "timeouts": timeouts(config.inbound.timeouts), "limits": limits(config.inbound.limits),
-            "trusted_ips": config.inbound.trusted_ips,
+            "trusted_ips": config.inbound.trusted_ips, "plugins": plugins(&config.inbound.plugins),
+            "routes": config.inbound.routes.iter().map(app_route).collect::<Vec<_>>(),
         },
         "outbound": {
             "listen": config.outbound.listen, "timeouts": timeouts(config.outbound.timeouts),
             "limits": limits(config.outbound.limits),
             "upstreams": config.outbound.upstreams.iter().map(upstream).collect::<Vec<_>>(),
+            "routes": config.outbound.routes.iter().map(route).collect::<Vec<_>>(),
         },
         "admin": { "listen": config.admin },
         "metrics": { "listen": config.metrics },
@@ -72,7 +79,47 @@ fn upstream(upstream: &UpstreamSettings) -> Value {
             "attempts": upstream.retry.attempts, "unsent": upstream.retry.on_unsent, "reset": upstream.retry.on_reset,
             "methods": upstream.retry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
         },
+        "plugins": plugins(&upstream.plugins),
     })
+}
+
+fn route(route: &RouteSettings) -> Value {
+    let to = match &route.action {
+        RouteAction::Answer(answer, on) => json!({ "answer": reply(answer), "plugins": plugins(on) }),
+        RouteAction::Forward(forward) => json!({
+            "split": forward.targets.iter().map(|(weight, target)| {
+                let mut target = upstream(target);
+                target["weight"] = json!(weight);
+                target
+            }).collect::<Vec<_>>(),
+            "sticky": forward.sticky.as_ref().map(lower), "rewrite_host": forward.rewrite_host,
+            "rewrite_path": forward.rewrite.as_ref().map(|rewrite| &rewrite.prefix),
+            "mirror": forward.mirror.as_ref().map(|(mirror, _)| mirror.service.as_str()),
+        }),
+    };
+    json!({ "name": route.name, "match": format!("{:?}", route.matcher), "to": to })
+}
+
+fn app_route(route: &AppRouteSettings) -> Value {
+    json!({
+        "name": route.name, "match": format!("{:?}", route.matcher), "answer": route.reply.as_ref().map(reply),
+        "timeout": route.timeout.map(|timeout| timeout.map_or("off".into(), text)),
+        "body_idle": route.body_idle.map(text), "idle_timeout": route.idle_timeout.map(text),
+        "limits": { "requests": route.requests }, "plugins": plugins(&route.plugins),
+    })
+}
+
+fn reply(reply: &Reply) -> Value {
+    match reply {
+        Reply::Redirect(redirect) => json!({ "redirect": redirect.to, "status": redirect.status.as_u16() }),
+        Reply::Respond(answer) => json!({ "respond": answer.status.as_u16() }),
+    }
+}
+
+/// Names and modes; what a plugin is told may be a secret.
+fn plugins(plugins: &[Plugin]) -> Vec<Value> {
+    let one = |plugin: &Plugin| json!({ "name": plugin.settings.name(), "mode": lower(plugin.mode) });
+    plugins.iter().map(one).collect()
 }
 
 fn timeouts(timeouts: InboundTimeouts) -> Value {

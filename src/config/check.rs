@@ -10,8 +10,8 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, shape, upstreams,
-    values,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, plugins, routes,
+    shape, upstreams, values,
 };
 
 /// # Errors
@@ -232,6 +232,8 @@ fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
         timeouts: timeouts(&section.section("timeouts"))?,
         limits: limits(&section.section("limits"))?,
         trusted_ips: section.list("trusted_ips", values::network),
+        plugins: plugins::of(section),
+        routes: routes::inbound(section),
     })
 }
 

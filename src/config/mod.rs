@@ -7,8 +7,12 @@ mod environment;
 mod keys;
 mod load;
 mod overrides;
+mod plugins;
 mod problems;
 mod references;
+mod route_keys;
+mod route_shapes;
+mod routes;
 mod schema;
 mod section;
 mod shape;
@@ -25,6 +29,7 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
+pub use routes::{AppRouteSettings, ForwardSettings, RouteAction, RouteSettings};
 pub use schema::schema;
 
 use std::collections::BTreeMap;
@@ -33,6 +38,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consul;
+use crate::filter::Plugin;
 use crate::identity;
 use crate::names::ServiceName;
 
@@ -117,6 +123,8 @@ pub struct InboundSettings {
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    pub plugins: Vec<Plugin>,
+    pub routes: Vec<AppRouteSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +156,9 @@ pub struct OutboundSettings {
     pub listen: SocketAddr,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
+    /// The declared ones, then those that only routes name.
     pub upstreams: Vec<UpstreamSettings>,
+    pub routes: Vec<RouteSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +174,8 @@ pub struct UpstreamSettings {
     pub timeout: Option<Duration>,
     pub idle_timeout: Duration,
     pub retry: RetrySettings,
+    /// Of the defaults, then its own: the last one of a name counts.
+    pub plugins: Vec<Plugin>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

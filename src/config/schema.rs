@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys;
 use super::shape::{Key, Leaf, Shape, json_of};
 use super::tree::parse_default;
+use super::{keys, route_keys};
 
 /// The schema of the whole file.
 pub fn schema() -> Value {
@@ -68,6 +68,17 @@ fn property(key: &'static Key, path: &mut String) -> Value {
             one
         }
         Shape::Sections(keys) => json!({ "type": "array", "items": section(keys, path) }),
+        Shape::Conditions => json!({ "type": ["object", "null"], "additionalProperties": { "anyOf": [
+            { "type": "string" },
+            { "type": "object", "additionalProperties": false, "required": ["regex"], "properties": { "regex": { "type": "string" } } },
+            { "type": "object", "additionalProperties": false, "required": ["present"], "properties": { "present": { "type": "boolean" } } },
+        ] } }),
+        Shape::Fields => json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } }),
+        Shape::Plugins => {
+            let each: Vec<Value> = route_keys::PLUGINS.iter().map(|(_, keys)| section(keys, path)).collect();
+            json!({ "type": "array", "items": { "anyOf": each } })
+        }
+        Shape::Any => json!({}),
         Shape::Later => json!({ "not": {} }),
     };
     let later = if matches!(key.shape, Shape::Later) { " Not supported yet." } else { "" };
@@ -95,6 +106,7 @@ fn leaf(leaf: Leaf) -> Value {
         Leaf::OnlyFalse => json!({ "const": false }),
         Leaf::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Leaf::Workers => json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 256 }, { "const": "auto" }] }),
+        Leaf::Percent => json!({ "type": "number", "minimum": 0, "maximum": 100 }),
         Leaf::Fraction => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Leaf::Duration { off: false, .. } => {
             json!({ "type": "string", "minLength": 2, "pattern": format!("^{TIME}$") })

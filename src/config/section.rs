@@ -33,7 +33,7 @@ impl<'a> Section<'a> {
     pub(super) fn section(&self, name: &str) -> Self {
         let keys: &'static [Key] = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
             Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
-            Some(Shape::Leaf(_) | Shape::List(_) | Shape::Texts | Shape::Sections(_) | Shape::Later) | None => &[],
+            Some(_) | None => &[],
         };
         let below = |node: Option<&'a Node>| node.and_then(|node| node.get(name)).map(|entry| &entry.node);
         Self {
@@ -58,6 +58,36 @@ impl<'a> Section<'a> {
             .enumerate()
             .map(|(at, node)| Self { node: Some(node), behind: behind.node, keys, path: path(at), shared: self.shared })
             .collect()
+    }
+
+    /// The items of a list of sections, with nothing behind them.
+    pub(super) fn items(&self, name: &str) -> Vec<Self> {
+        let nothing = Self { node: None, behind: None, keys: &[], path: String::new(), shared: self.shared };
+        self.sections(name, &nothing)
+    }
+
+    /// Another node read as if it stood in this section's place, with `behind` for what it leaves out.
+    pub(super) fn read_as<'b>(&self, node: &'b Node, behind: Option<&'b Node>, shared: &'b Shared<'b>) -> Section<'b> {
+        Section { node: Some(node), behind, keys: self.keys, path: self.path.clone(), shared }
+    }
+
+    /// A node below `name`, as a section of `keys`.
+    pub(super) fn below(&self, node: &'a Node, keys: &'static [Key], name: &str) -> Self {
+        Self { node: Some(node), behind: None, keys, path: join(&self.path, name), shared: self.shared }
+    }
+
+    /// The nodes of a key in the defaults and here, in this order.
+    pub(super) fn layers(&self, name: &str) -> impl Iterator<Item = &'a Node> + use<'a> {
+        let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node);
+        [own(self.behind), own(self.node)].into_iter().flatten()
+    }
+
+    pub(super) fn node(&self) -> Option<&'a Node> {
+        self.node
+    }
+
+    pub(super) fn shared(&self) -> &'a Shared<'a> {
+        self.shared
     }
 
     /// The node of a key, where it or the defaults have one.

@@ -5,18 +5,23 @@ use std::collections::HashMap;
 use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
-use super::{Balance, EndpointSource, OutboundSettings, RetrySettings, UpstreamMtls, UpstreamSettings, check, values};
+use super::{
+    Balance, EndpointSource, OutboundSettings, RetrySettings, UpstreamMtls, UpstreamSettings, check, plugins, routes,
+    values,
+};
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
     let defaults = section.section("defaults");
     let sections = section.sections("upstreams", &defaults);
     distinct_services(&sections);
-    let upstreams: Vec<UpstreamSettings> = sections.iter().filter_map(upstream).collect();
+    let mut upstreams: Vec<UpstreamSettings> = sections.iter().filter_map(upstream).collect();
+    let routes = routes::outbound(section, &sections, &mut upstreams);
     Some(OutboundSettings {
         listen: section.take("listen", values::listen)?,
         timeouts: check::timeouts(&section.section("timeouts"))?,
         limits: check::limits(&section.section("limits"))?,
         upstreams,
+        routes,
     })
 }
 
@@ -42,7 +47,7 @@ fn distinct_services(sections: &[Section<'_>]) {
     }
 }
 
-fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
+pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
     let source = source(section);
     let retry = retry(&section.section("retry"));
     let service = section.take("service", values::service)?;
@@ -68,6 +73,7 @@ fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
         timeout: section.take("timeout", values::duration_or_off)?,
         idle_timeout: section.take("idle_timeout", values::duration)?,
         retry: retry?,
+        plugins: plugins::of(section),
     })
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 use super::Refusal;
 use crate::listen::Connection;
 use crate::reason::Reason;
+use crate::route::Slot;
 use crate::service::Endpoint;
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::TraceContext;
@@ -25,6 +26,8 @@ pub(super) struct Exchange {
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
     finished: bool,
+    /// The rule's limit of requests under way, where it has one.
+    slot: Option<Slot>,
     /// Only while there is an access log.
     log: Option<Box<Logged>>,
 }
@@ -41,6 +44,7 @@ struct Logged {
     host: Option<HeaderValue>,
     version: Version,
     endpoint: Option<Arc<Endpoint>>,
+    rule: Option<Arc<str>>,
     upstream: Option<Duration>,
     detail: String,
 }
@@ -68,6 +72,7 @@ impl Exchange {
                 host: head.headers.get(http::header::HOST).cloned(),
                 version: head.version,
                 endpoint: None,
+                rule: None,
                 upstream: None,
                 detail: String::new(),
             })
@@ -82,6 +87,7 @@ impl Exchange {
             bytes_out: 0,
             upload: None,
             finished: false,
+            slot: None,
             log,
         }
     }
@@ -91,6 +97,23 @@ impl Exchange {
         flow.in_flight.inc();
         self.flow.in_flight.dec();
         self.flow = flow.clone();
+    }
+
+    /// A rule was found for it.
+    pub(super) fn follows(&mut self, rule: &Arc<str>) {
+        if let Some(log) = &mut self.log {
+            log.rule = Some(rule.clone());
+        }
+    }
+
+    /// Holds a slot to the exchange's end.
+    pub(super) fn holds(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// A rule or a plugin gave the answer, which is no failure.
+    pub(super) fn replied(&mut self, status: StatusCode) {
+        self.status = status;
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -156,6 +179,7 @@ impl Exchange {
         }
         self.finished = true;
         let duration = self.began.elapsed();
+        drop(self.slot.take());
         match self.reason {
             Some(reason) => self.flow.refused(reason),
             None => self.flow.answered(self.status),
@@ -195,7 +219,7 @@ impl Exchange {
             status: self.status.as_u16(),
             reason: self.reason.map_or("", Reason::code),
             service: self.flow.service(),
-            route: "",
+            route: log.rule.as_deref().unwrap_or_default(),
             endpoint: &log.endpoint.as_ref().map(|e| e.listing.address.to_string()).unwrap_or_default(),
             attempts: self.attempts,
             bytes_in,

@@ -6,7 +6,9 @@ mod exchange;
 mod gather;
 mod headers;
 mod inbound;
+mod mirror;
 mod outbound;
+mod passage;
 mod tries;
 
 pub use inbound::{Inbound, InboundShared, InboundView};

@@ -1,6 +1,12 @@
 //! Which upstream a request is for, and by which policy it is sent. No sockets, no clock, no config text.
 
+mod hash;
+mod matcher;
+mod path;
 mod retry;
+mod rule;
+mod slots;
+mod split;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +15,19 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::Authority;
 
+use crate::filter::Chain;
 use crate::names::ServiceName;
 use crate::reason::Reason;
 use crate::service::Service;
 use crate::telemetry::Flow;
 
+pub use hash::HashOn;
+pub use matcher::{Condition, HostMatch, Matcher, PathMatch, Pattern, Subject};
+pub use path::normalised;
 pub use retry::{Failure, OnReset, RetryPolicy};
+pub use rule::{Action, Forward, MOST_MIRRORED, Mirror, Redirect, Reply, Rewrite, Rule};
+pub use slots::{Slot, Slots};
+pub use split::Split;
 
 /// One declared upstream with its policy.
 pub struct Route {
@@ -34,17 +47,25 @@ pub struct Route {
     /// Of a stream without a byte: an answer's body, and a request's once the answer began.
     pub idle_timeout: Duration,
     pub retry: RetryPolicy,
+    /// The plugins of all scopes that the request is in.
+    pub filters: Chain,
 }
 
 /// All declared upstreams by name. Immutable; a reload publishes the next one.
 #[derive(Default)]
 pub struct RouteTable {
     by_name: HashMap<ServiceName, Arc<Route>>,
+    rules: Vec<Arc<Rule>>,
 }
 
 impl RouteTable {
-    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
-        Self { by_name: routes.into_iter().map(|r| (r.service.name().clone(), r)).collect() }
+    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>, rules: Vec<Arc<Rule>>) -> Self {
+        Self { by_name: routes.into_iter().map(|r| (r.service.name().clone(), r)).collect(), rules }
+    }
+
+    /// The rules that stand before the Host rule, in order.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
     }
 
     /// The upstream that a Host (or authority) names: `orders`, `orders:PORT` or `orders.mesh`, in any case.
@@ -84,6 +105,11 @@ impl RouteTable {
     }
 }
 
+/// The first rule that matches.
+pub fn first<'a>(rules: &'a [Arc<Rule>], subject: &Subject<'_>) -> Option<&'a Arc<Rule>> {
+    rules.iter().find(|rule| rule.matcher.matches(subject))
+}
+
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') && port.bytes().all(|c| c.is_ascii_digit()) => name,
@@ -117,9 +143,10 @@ mod tests {
                 body_idle: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(1),
                 retry: RetryPolicy::default(),
+                filters: Chain::default(),
             })
         };
-        let table = RouteTable::new([route("orders"), route("a.b")]);
+        let table = RouteTable::new([route("orders"), route("a.b")], Vec::new());
         for host in ["orders", "orders:9101", "orders.mesh", "orders.mesh:80", "ORDERS", "Orders.Mesh"] {
             assert_eq!(table.by_host(host).unwrap().service.name().as_str(), "orders", "{host}");
         }
