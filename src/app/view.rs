@@ -10,7 +10,7 @@ use crate::config::{
     UpstreamSettings,
 };
 use crate::filter::Plugin;
-use crate::route::Reply;
+use crate::route::{Matcher, Reply};
 use crate::telemetry::access_log::timestamp;
 
 pub(super) fn of(config: &Config, refused: Vec<String>) -> ConfigView {
@@ -97,15 +97,26 @@ fn route(route: &RouteSettings) -> Value {
             "mirror": forward.mirror.as_ref().map(|(mirror, _)| mirror.service.as_str()),
         }),
     };
-    json!({ "name": route.name, "match": format!("{:?}", route.matcher), "to": to })
+    json!({ "name": route.name, "match": matcher(&route.matcher), "to": to })
 }
 
 fn app_route(route: &AppRouteSettings) -> Value {
     json!({
-        "name": route.name, "match": format!("{:?}", route.matcher), "answer": route.reply.as_ref().map(reply),
+        "name": route.name, "match": matcher(&route.matcher), "answer": route.reply.as_ref().map(reply),
         "timeout": route.timeout.map(|timeout| timeout.map_or("off".into(), text)),
         "body_idle": route.body_idle.map(text), "idle_timeout": route.idle_timeout.map(text),
         "limits": { "requests": route.requests }, "plugins": plugins(&route.plugins),
+    })
+}
+
+/// Of headers and parameters the names: a value that must be there may be a secret.
+fn matcher(matcher: &Matcher) -> Value {
+    json!({
+        "host": matcher.host.as_ref().map(|host| format!("{host:?}")),
+        "path": matcher.path.as_ref().map(|path| format!("{path:?}")),
+        "methods": matcher.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+        "headers": matcher.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        "query": matcher.query.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
     })
 }
 

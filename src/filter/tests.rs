@@ -61,7 +61,7 @@ fn the_first_filter_that_ends_a_request_ends_the_chain() {
     assert!(matches!(ended.end.as_deref(), Some(End::Refuse { reason: Reason::Denied, .. })));
     assert_eq!(
         (ended.detail.as_str(), ran.lock().unwrap().as_slice()),
-        ("b: refused as denied: not you", &["a", "b"][..])
+        ("b: refuse denied: not you", &["a", "b"][..])
     );
     let page = String::from_utf8(metrics.render()).unwrap();
     assert!(page.contains("outrigger_plugin_decisions_total{decision=\"refused\",plugin=\"b\"} 1"), "{page}");
@@ -81,7 +81,7 @@ fn a_shadow_changes_nothing_and_is_counted() {
     let (mut head, mut stash) = (head(), Extensions::new());
     let passed = run(&chain, &mut head, &mut stash);
     assert!(passed.end.is_none() && passed.delay.is_zero() && head.headers.is_empty() && stash.is_empty());
-    assert_eq!(passed.detail, "a: would have delayed by 1s; a: would have refused as rate_limited");
+    assert_eq!(passed.detail, "a: would delay 1s; a: would refuse rate_limited");
     assert_eq!(ran.lock().unwrap().as_slice(), ["a", "b"]);
     let page = String::from_utf8(metrics.render()).unwrap();
     for decision in ["would_delay", "would_refuse"] {

@@ -53,7 +53,8 @@ fn decoded(path: &str) -> String {
                 rest = &rest[at + 3..];
             }
             None => {
-                out.push('%');
+                // Left bare, it could become an escape with what is decoded behind it.
+                out.push_str("%25");
                 rest = &rest[at + 1..];
             }
         }
@@ -90,7 +91,8 @@ mod tests {
             ("/a%2fb", "/a%2Fb"),
             ("/%252e%252e/a", "/%252e%252e/a"),
             ("/a%zz/../b", "/b"),
-            ("/%", "/%"),
+            ("/%", "/%25"),
+            ("/%%61%61", "/%25aa"),
             ("/é%c3%A9//", "/é%C3%A9/"),
             ("/.a/..b/...", "/.a/..b/..."),
             ("//", "/"),
