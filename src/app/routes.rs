@@ -147,7 +147,7 @@ fn to_app(settings: &AppRouteSettings, app: &Route, filters: Chain, before: &[Ar
         flow: app.flow.clone(),
         http2: app.http2,
         connect_timeout: app.connect_timeout,
-        timeout: settings.timeout.unwrap_or(app.timeout),
+        timeout: settings.timeout,
         body_idle: settings.body_idle.unwrap_or(app.body_idle),
         idle_timeout: settings.idle_timeout.unwrap_or(app.idle_timeout),
         retry: app.retry.clone(),

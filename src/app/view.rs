@@ -103,7 +103,7 @@ fn route(route: &RouteSettings) -> Value {
 fn app_route(route: &AppRouteSettings) -> Value {
     json!({
         "name": route.name, "match": matcher(&route.matcher), "answer": route.reply.as_ref().map(reply),
-        "timeout": route.timeout.map(|timeout| timeout.map_or("off".into(), text)),
+        "timeout": route.timeout.map_or("off".into(), text),
         "body_idle": route.body_idle.map(text), "idle_timeout": route.idle_timeout.map(text),
         "limits": { "requests": route.requests }, "plugins": plugins(&route.plugins),
     })

@@ -10,7 +10,7 @@ use crate::filter::fault::{Abort, Delay, Settings as FaultSettings, Share};
 use crate::filter::{Mode, Plugin, Settings};
 
 /// The plugins of a section: those of its defaults, then its own, which replace them by name.
-pub(super) fn of<'a>(section: &Section<'a>) -> Vec<Plugin> {
+pub(super) fn of(section: &Section<'_>) -> Vec<Plugin> {
     section.layers("plugins").flat_map(|list| each(section, list)).collect()
 }
 

@@ -46,8 +46,8 @@ pub struct AppRouteSettings {
     pub name: String,
     pub matcher: Matcher,
     pub reply: Option<Reply>,
-    /// Of the outer option `None` for what the listener says, of the inner one for `off`.
-    pub timeout: Option<Option<Duration>>,
+    /// `None` for `off`.
+    pub timeout: Option<Duration>,
     pub body_idle: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     /// Requests under way at once.
@@ -74,11 +74,14 @@ pub(super) fn inbound(inbound: &Section<'_>) -> Vec<AppRouteSettings> {
     let one = |(at, route): (usize, &Section<'_>)| {
         exactly_one(route, &["redirect", "respond"], false);
         let limits = route.section("limits");
+        // No request hangs: an app that does not answer is given up when a connection would be called idle.
+        let idle = inbound.section("timeouts").take("idle", values::duration);
+        let own = route.find("timeout").is_some();
         Some(AppRouteSettings {
             name: name(at, route),
             matcher: matcher(&route.section("match")),
             reply: reply(route),
-            timeout: route.take("timeout", values::duration_or_off),
+            timeout: if own { route.take("timeout", values::duration_or_off)? } else { idle },
             body_idle: route.take("body_idle", values::duration),
             idle_timeout: route.take("idle_timeout", values::duration),
             requests: limits.take("requests", check::count),
@@ -270,7 +273,7 @@ pub(super) fn matcher(section: &Section<'_>) -> Matcher {
         HostMatch::parse(&values::text(scalar)?)
             .map_err(|problem| Fault::new(problem, "write a host such as api.local, or *.example.com"))
     };
-    let prefix = section.take("path", plain_path).map(|path| PathMatch::Prefix(trimmed(path)));
+    let prefix = section.take("path", plain_path).map(|path| PathMatch::Prefix(trimmed(&path)));
     let exact = section.take("path_exact", plain_path).map(PathMatch::Exact);
     let regex = section.take("path_regex", pattern).map(PathMatch::Regex);
     exactly_one(section, &["path", "path_exact", "path_regex"], false);
@@ -337,13 +340,13 @@ fn plain_path(scalar: &Scalar) -> Result<String, Fault> {
     }
 }
 
-fn trimmed(path: String) -> String {
+fn trimmed(path: &str) -> String {
     path.trim_end_matches('/').to_owned()
 }
 
 fn rewrite(route: &Section<'_>, matcher: &Matcher) -> Option<Rewrite> {
     let strip = route.take("strip_path", values::boolean) == Some(true);
-    let prefix = route.take("rewrite_path", plain_path).map(trimmed);
+    let prefix = route.take("rewrite_path", plain_path).map(|path| trimmed(&path));
     if strip && prefix.is_some() {
         route.mistake("strip_path", Fault::new("rewrite_path is there too", "keep one of them"));
     }
@@ -416,13 +419,12 @@ fn respond(section: &Section<'_>) -> Option<filter::Answer> {
             let fault = Fault::new(format!("{name} is set by the sidecar"), "remove it");
             section.note(&entry.node, &join("headers", &entry.key), fault);
         }
-        match HeaderValue::from_str(&scalar.text) {
-            Ok(value) => headers.push((name, value)),
-            Err(_) => {
-                let fault =
-                    Fault::new(format!("{:?} is no value of a header", scalar.text), "use visible ASCII characters");
-                section.note(&entry.node, &join("headers", &entry.key), fault);
-            }
+        if let Ok(value) = HeaderValue::from_str(&scalar.text) {
+            headers.push((name, value));
+        } else {
+            let fault =
+                Fault::new(format!("{:?} is no value of a header", scalar.text), "use visible ASCII characters");
+            section.note(&entry.node, &join("headers", &entry.key), fault);
         }
     }
     if !body.is_empty() && headers.iter().all(|(name, _)| name != header::CONTENT_TYPE) {
