@@ -14,8 +14,8 @@ use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
-use crate::route::{Route, RouteTable, Rule};
-use crate::service::{Policy, Service, Wire};
+use crate::route::{Route, RouteTable, Rule, StatusSet};
+use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
 use crate::worker::Workers;
@@ -64,7 +64,8 @@ impl DataPath {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
         let access_log = Arc::new(Published::new(open_log(config, &metrics)?));
-        let app = Arc::new(Service::new(config.service.name.clone(), Policy::default(), Instant::now()));
+        let app =
+            Arc::new(Service::new(config.service.name.clone(), settings::app_policy(&config.inbound), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
         let view = inbound_view(config, &app, &flow, (&[], &metrics))?;
         let inbound = Arc::new(InboundShared {
@@ -133,7 +134,9 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| app.list(update.listings));
+        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+            app.list(update.listings, Instant::now());
+        });
         self.control.spawn("watch-app", followed);
     }
 
@@ -188,6 +191,7 @@ impl DataPath {
     pub(super) fn reconfigure(&self, config: &Config, log: Option<AccessLog>) -> Result<(), Failure> {
         let before = self.inbound.view.snapshot();
         self.inbound.view.store(inbound_view(config, &self.app, &before.app.flow, (&before.rules, &self.metrics))?);
+        self.app.reconfigure(settings::app_policy(&config.inbound));
         self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
         self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
         self.access_log.store(log);
@@ -241,6 +245,10 @@ fn inbound_view(
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
         filters: Chain::build(&config.inbound.plugins, metrics),
+        counts_attempts: false,
+        hedge: None,
+        failures: StatusSet::EMPTY,
+        hash_on: None,
     };
     Ok(InboundView {
         rules: routes::of_app(&config.inbound.routes, &config.inbound.plugins, &route, before, metrics),

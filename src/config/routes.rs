@@ -10,7 +10,7 @@ use super::problems::{Fault, Place, Problems};
 use super::section::{Section, Shared};
 use super::shape::{Key, Shape};
 use super::tree::{Entry, Node, Scalar, Value, join};
-use super::{UpstreamSettings, check, plugins, upstreams, values};
+use super::{UpstreamSettings, check, plugins, policy, upstreams, values};
 use crate::filter::fault::Share;
 use crate::filter::{self, Plugin};
 use crate::names::ServiceName;
@@ -142,7 +142,7 @@ impl<'a> Reader<'_, 'a> {
         if route.has("sticky") && !route.has("split") {
             route.mistake("sticky", Fault::new("has no split beside it", "add split, or remove the key"));
         }
-        let sticky = sticky(&route.section("sticky"));
+        let sticky = policy::hash_on(&route.whole("sticky"));
         let upstreams = targets.into_iter().map(|(weight, service)| Some((weight, self.upstream(route, &service)?)));
         let targets: Vec<(u32, UpstreamSettings)> = upstreams.collect::<Option<_>>()?;
         let mirror = route.has("mirror").then(|| route.section("mirror"));
@@ -359,23 +359,6 @@ fn rewrite(route: &Section<'_>, matcher: &Matcher) -> Option<Rewrite> {
         route.mistake(key, fault);
     }
     if strip { Some(Rewrite { prefix: String::new() }) } else { prefix.map(|prefix| Rewrite { prefix }) }
-}
-
-fn sticky(section: &Section<'_>) -> Option<HashOn> {
-    let named = |name: &str| {
-        let on = section.take(name, values::boolean);
-        if on == Some(false) {
-            section.mistake(name, Fault::new("false says nothing here", "write true, or remove the key"));
-        }
-        on.is_some()
-    };
-    let (source_ip, path) = (named("source_ip"), named("path"));
-    let header = section.take("header", plugins::header_name).map(HashOn::Header);
-    header
-        .or_else(|| section.take("cookie", values::text).map(HashOn::Cookie))
-        .or_else(|| section.take("query", values::text).map(HashOn::Query))
-        .or_else(|| source_ip.then_some(HashOn::SourceIp))
-        .or_else(|| path.then_some(HashOn::Path))
 }
 
 fn reply(route: &Section<'_>) -> Option<Reply> {
