@@ -122,7 +122,8 @@ fn shares_service(of_rule: &UpstreamSettings, declared: &UpstreamSettings) -> bo
     declared.connect_timeout = of_rule.connect_timeout;
     declared.timeout = of_rule.timeout;
     declared.idle_timeout = of_rule.idle_timeout;
-    declared.retry.clone_from(&of_rule.retry);
+    let budget = std::mem::replace(&mut declared.retry, of_rule.retry.clone()).budget;
+    declared.retry.budget = budget;
     declared.plugins.clone_from(&of_rule.plugins);
     declared.hedge = of_rule.hedge;
     declared == *of_rule

@@ -10,6 +10,7 @@ use super::tree::{Node, parse_default};
 use super::*;
 
 mod mistakes;
+mod routes;
 
 const GOOD: &str = "service: { name: users, port: 8080 }\n";
 
