@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::keys::UPSTREAM_DEFAULTS;
+use super::keys::{ROUTE, UPSTREAM_DEFAULTS};
 use super::problems::{Fault, Place, Problems};
 use super::section::{Section, Shared};
 use super::shape::{Key, Shape};
@@ -101,18 +101,13 @@ impl<'a> Reader<'_, 'a> {
     fn route(&mut self, at: usize, route: &Section<'a>) -> Option<RouteSettings> {
         exactly_one(route, &["to", "split", "redirect", "respond"], true);
         let matcher = matcher(&route.section("match"));
-        let rewrite = rewrite(route, &matcher);
         let action = if route.has("redirect") || route.has("respond") {
-            for key in ["strip_path", "rewrite_path", "rewrite_host", "mirror", "sticky"] {
-                if route.has(key) {
-                    let fault = Fault::new("has no meaning for an answer that is given here", "remove the key");
-                    route.mistake(key, fault);
-                }
-            }
+            only_of_answers(route);
             let defaults = self.outbound.section("defaults");
             let of_all = if defaults.node().is_some() { plugins::of(&defaults) } else { Vec::new() };
             RouteAction::Answer(reply(route)?, [of_all, plugins::of(route)].concat())
         } else {
+            let rewrite = rewrite(route, &matcher);
             RouteAction::Forward(Box::new(self.forward(route, rewrite)?))
         };
         Some(RouteSettings { name: name(at, route), matcher, action })
@@ -245,6 +240,17 @@ fn distinct_names(routes: &[Section<'_>]) {
                 route.mistake("name", fault);
             }
             None => drop(seen.insert(name, at)),
+        }
+    }
+}
+
+/// Of a rule that answers by itself: keys that could only mean something of a request that goes on.
+fn only_of_answers(route: &Section<'_>) {
+    let known = ["name", "match", "to", "split", "redirect", "respond", "plugins"];
+    for entry in route.node().map(Node::entries).unwrap_or_default() {
+        if !known.contains(&&*entry.key) && ROUTE.iter().any(|key| key.name == entry.key) {
+            let fault = Fault::new("has no meaning for an answer that is given here", "remove the key");
+            route.note(&entry.node, &entry.key, fault);
         }
     }
 }

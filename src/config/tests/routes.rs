@@ -164,6 +164,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["4:47: outbound.routes[0].respond.headers.content-length: content-length is set by the sidecar"],
     ),
     ("{ respond: {}, strip_path: true }", &["4:34: outbound.routes[0].strip_path: has no meaning"]),
+    ("{ redirect: { to: /a }, timeout: 1s }", &["4:40: outbound.routes[0].timeout: has no meaning"]),
     ("{ to: a, mirror: { percent: 5 } }", &["4:16: outbound.routes[0].mirror.service: is missing"]),
     (
         "{ to: a, mirror: { service: b, percent: 101 } }",
