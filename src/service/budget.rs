@@ -9,7 +9,7 @@ use super::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 pub struct RetryBudget {
     /// Thousandths of a retry.
     balance: AtomicI64,
-    /// Milliseconds up to which the floor was paid in.
+    /// Milliseconds up to which the floor was paid in, plus one second: that of the beginning.
     paid: AtomicU64,
     /// Thousandths of a retry that a request pays in.
     per_request: AtomicU32,
@@ -18,10 +18,10 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// Begins with one second of the floor. Moments are milliseconds since the service's epoch.
+    /// One second of the floor is due from the beginning. Moments are milliseconds since the service's epoch.
     pub fn new(policy: BudgetPolicy) -> Self {
         let budget = Self {
-            balance: AtomicI64::new(i64::from(policy.min_per_second) * 1000),
+            balance: AtomicI64::new(0),
             paid: AtomicU64::new(0),
             per_request: AtomicU32::new(0),
             per_second: AtomicU32::new(0),
@@ -59,8 +59,9 @@ impl RetryBudget {
     /// Pays for the time since the last payment, for one second at most: a quiet hour earns no more than a second.
     fn pay_floor(&self, now: u64) {
         let paid = self.paid.load(Ordering::Relaxed);
-        let due = now.saturating_sub(paid).min(1000) as i64 * i64::from(self.per_second.load(Ordering::Relaxed));
-        if due > 0 && self.paid.compare_exchange(paid, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        let until = now.saturating_add(1000);
+        let due = until.saturating_sub(paid).min(1000) as i64 * i64::from(self.per_second.load(Ordering::Relaxed));
+        if due > 0 && self.paid.compare_exchange(paid, until, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             let room = self.ceiling() - self.balance.load(Ordering::Relaxed);
             self.balance.fetch_add(due.min(room.max(0)), Ordering::Relaxed);
         }

@@ -58,6 +58,13 @@ impl Lease {
         closed.or_else(|| in_use.then(|| plain(BreakerState::Closed, Cause::ProbeSucceeded)))
     }
 
+    /// The answer was no good: counts as a latency of `penalty`, so that others are preferred for a while. Otherwise the
+    /// quickest to fail would look like the least loaded.
+    pub fn disappointed(&self, penalty: Duration, now: Instant) {
+        let latency = now.saturating_duration_since(self.since).max(penalty);
+        self.endpoint.state.load.observe(latency, now);
+    }
+
     /// No connection could be made, or its peer was not who it must be: the endpoint is left out for a short while at
     /// once, whatever the policy, and it is a failure for the breaker.
     pub fn unreachable(&self, now: Instant) -> Option<Transition> {
