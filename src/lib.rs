@@ -12,6 +12,7 @@ mod file_watch;
 pub mod telemetry;
 
 // decide: no sockets, no clock, no chance
+pub mod filter;
 pub mod service;
 pub mod route;
 

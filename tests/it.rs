@@ -37,3 +37,5 @@ mod resilience;
 mod retries;
 #[path = "it/subsets.rs"]
 mod subsets;
+#[path = "it/routes.rs"]
+mod routes;

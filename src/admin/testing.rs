@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::proxy::InboundView;
 use crate::route::{RetryPolicy, Route, RouteTable, StatusSet};
@@ -61,12 +62,14 @@ impl Desk {
             status: Arc::new(Status::starting(["identity".into(), "registration".into()])),
             identity: Arc::default(),
             outbound: Arc::new(OutboundShared {
-                routes: Published::new(RouteTable::new(routes)),
+                routes: Published::new(RouteTable::new(routes, Vec::new())),
+                mirrors: Lifecycle::new(),
                 unrouted: Arc::new(metrics.flow(Direction::Outbound, "")),
                 access_log: Arc::default(),
             }),
             inbound: Arc::new(InboundShared {
                 view: Published::new(InboundView {
+                    rules: Vec::new(),
                     app,
                     app_host: "127.0.0.1".into(),
                     app_port: 8080,
@@ -159,6 +162,7 @@ pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<S
         body_idle: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(1),
         retry: RetryPolicy::default(),
+        filters: Chain::default(),
         counts_attempts: true,
         hedge: None,
         failures: StatusSet::GATEWAY,

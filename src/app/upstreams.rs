@@ -8,27 +8,31 @@ use std::time::Instant;
 
 use http::uri::Authority;
 
+use super::routes::OwnServices;
 use super::watches::{Source, Watch, Watching, sources};
 use super::zone::Zone;
 use super::{Failure, settings};
 use crate::config::{Config, OutboundSettings, UpstreamSettings};
+use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
-use crate::route::{Hedge, Route, RouteTable};
+use crate::route::{Hedge, Route, RouteTable, Rule};
 use crate::service::Service;
-use crate::telemetry::{Direction, Flow};
+use crate::telemetry::{Direction, Flow, Metrics};
 
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
     zone: Zone,
-    running: BTreeMap<ServiceName, Running>,
+    pub(super) running: BTreeMap<ServiceName, Running>,
+    pub(super) own: OwnServices,
+    pub(super) rules: Vec<Arc<Rule>>,
 }
 
-struct Running {
-    settings: UpstreamSettings,
-    service: Arc<Service>,
-    flow: Arc<Flow>,
+pub(super) struct Running {
+    pub(super) settings: UpstreamSettings,
+    pub(super) service: Arc<Service>,
+    pub(super) flow: Arc<Flow>,
     route: Arc<Route>,
     /// Of the service itself, then of each failover in order; a watch's place is its tier.
     watches: Vec<Watch>,
@@ -36,9 +40,23 @@ struct Running {
     listening: Option<Lifecycle>,
 }
 
+impl Running {
+    /// It is no longer declared: nothing is followed, and its connections are let go.
+    pub(super) fn end(self) {
+        if let Some(listening) = self.listening {
+            listening.begin_drain();
+        }
+        for (tier, watch) in self.watches.into_iter().enumerate() {
+            watch.life.kill();
+            self.service.list_tier(tier, Vec::new(), Instant::now());
+        }
+    }
+}
+
 impl Upstreams {
     pub(super) fn new(watching: Watching, config: &Config) -> Result<Self, Failure> {
-        let mut upstreams = Self { zone: Zone::default(), watching, running: BTreeMap::new() };
+        let (running, own) = (BTreeMap::new(), BTreeMap::new());
+        let mut upstreams = Self { zone: Zone::default(), watching, running, own, rules: Vec::new() };
         upstreams.apply(config)?;
         Ok(upstreams)
     }
@@ -58,15 +76,10 @@ impl Upstreams {
             next.insert(upstream.service.clone(), running);
         }
         for (name, gone) in std::mem::replace(&mut self.running, next) {
-            if let Some(listening) = gone.listening {
-                listening.begin_drain();
-            }
-            for (tier, watch) in gone.watches.into_iter().enumerate() {
-                watch.life.kill();
-                gone.service.list_tier(tier, Vec::new(), Instant::now());
-            }
+            gone.end();
             self.watching.metrics.forget_upstream(name.as_str());
         }
+        self.apply_routes(outbound)?;
         for label in before.difference(&self.labels()) {
             self.watching.metrics.forget_watch(label);
         }
@@ -79,15 +92,20 @@ impl Upstreams {
 
     /// The `watch` labels in use. Two upstreams may look at the same instances.
     fn labels(&self) -> BTreeSet<String> {
-        self.running.values().flat_map(|running| &running.watches).map(|watch| watch.state.watch.clone()).collect()
+        let all = self.running.values().chain(self.own.values());
+        all.flat_map(|running| &running.watches).map(|watch| watch.state.watch.clone()).collect()
     }
 
-    fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.watching.metrics
+    }
+
+    pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
         let policy = settings::policy(upstream, self.zone.known());
         let service = Arc::new(Service::new(upstream.service.clone(), policy, Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
-            route: route(upstream, outbound, &service, &flow, None)?,
+            route: Arc::new(route(upstream, outbound, (&service, &flow), self.filters(upstream), None)?),
             watches: self.follow(Vec::new(), &sources(upstream), &service, &flow),
             settings: upstream.clone(),
             service,
@@ -96,14 +114,16 @@ impl Upstreams {
         })
     }
 
-    fn keep(
+    pub(super) fn keep(
         &self,
         mut running: Running,
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
         running.service.reconfigure(settings::policy(upstream, self.zone.known()));
-        running.route = route(upstream, outbound, &running.service, &running.flow, Some(&running.route))?;
+        let (filters, before) = (self.filters(upstream), Some(&*running.route));
+        let next = route(upstream, outbound, (&running.service, &running.flow), filters, before)?;
+        running.route = Arc::new(next);
         running.watches = self.follow(running.watches, &sources(upstream), &running.service, &running.flow);
         if running.settings.listen != upstream.listen
             && let Some(listening) = running.listening.take()
@@ -112,6 +132,10 @@ impl Upstreams {
         }
         running.settings = upstream.clone();
         Ok(running)
+    }
+
+    fn filters(&self, upstream: &UpstreamSettings) -> Chain {
+        Chain::build(&upstream.plugins, self.metrics())
     }
 
     /// One watch a source. Those of `old` that look at the same at the same place run on; what others listed stays until
@@ -144,14 +168,14 @@ impl Upstreams {
 
     /// Gives every upstream the zone that is known by now.
     pub(super) fn adopt_zone(&self) {
-        for running in self.running.values() {
+        for running in self.running.values().chain(self.own.values()) {
             running.service.reconfigure(settings::policy(&running.settings, self.zone.known()));
         }
     }
 
     /// The table that these upstreams make.
     pub(super) fn table(&self) -> RouteTable {
-        RouteTable::new(self.running.values().map(|running| running.route.clone()))
+        RouteTable::new(self.running.values().map(|running| running.route.clone()), self.rules.clone())
     }
 
     /// Notes what ends the listener of an upstream's own port.
@@ -172,14 +196,14 @@ impl Upstreams {
     }
 }
 
-fn route(
+pub(super) fn route(
     upstream: &UpstreamSettings,
     outbound: &OutboundSettings,
-    service: &Arc<Service>,
-    flow: &Arc<Flow>,
+    (service, flow): (&Arc<Service>, &Arc<Flow>),
+    filters: Chain,
     before: Option<&Route>,
-) -> Result<Arc<Route>, Failure> {
-    Ok(Arc::new(Route {
+) -> Result<Route, Failure> {
+    Ok(Route {
         service: service.clone(),
         authority: Some(upstream.service.as_str().parse::<Authority>()?),
         host: http::HeaderValue::from_str(upstream.service.as_str())?,
@@ -190,11 +214,12 @@ fn route(
         body_idle: outbound.timeouts.body_idle,
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
+        filters,
         counts_attempts: true,
         hedge: hedge(upstream, before),
         failures: upstream.breaker.statuses.iter().copied().collect(),
         hash_on: settings::hash_on(&upstream.balance),
-    }))
+    })
 }
 
 /// Hedging goes on by the latencies that it has seen, unless a reload changed it.

@@ -8,7 +8,9 @@ mod gather;
 mod headers;
 mod hedge;
 mod inbound;
+mod mirror;
 mod outbound;
+mod passage;
 mod replay;
 #[cfg(test)]
 mod simulation;

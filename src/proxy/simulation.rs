@@ -81,6 +81,7 @@ impl Mesh {
             body_idle: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
             retry,
+            filters: crate::filter::Chain::default(),
             counts_attempts: true,
             hedge: None,
             failures: StatusSet::GATEWAY,

@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -79,7 +80,6 @@ labels! {
 labels! {
     ReloadOutcome { Applied = "applied", Refused = "refused", Unchanged = "unchanged" }
 }
-
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -92,6 +92,7 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
+    plugin_decisions: IntCounterVec,
     breakers: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
@@ -174,6 +175,12 @@ impl Metrics {
                 "outrigger_breaker_transitions_total",
                 "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
                 &["service", "to"],
+            ),
+            plugin_decisions: counters(
+                &registry,
+                "outrigger_plugin_decisions_total",
+                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
+                &["plugin", "decision"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -283,6 +290,12 @@ impl Metrics {
         let _ = self.in_flight.remove_label_values(&[way, service]);
     }
 
+    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
+    #[must_use]
+    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
+        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
+    }
+
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -343,7 +356,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 18] = [
+        let vecs: [&dyn Collector; 19] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -353,6 +366,7 @@ impl Metrics {
             &self.endpoints,
             &self.attempts,
             &self.retries,
+            &self.plugin_decisions,
             &self.breakers,
             &self.certificate_expiry,
             &self.consul_requests,

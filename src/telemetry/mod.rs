@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod metrics;
+mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
@@ -9,3 +10,4 @@ pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
+pub use plugin::{PluginCounts, PluginDecision};
