@@ -15,6 +15,8 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/grpc.rs"]
+mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
 #[path = "it/identity.rs"]
@@ -33,3 +35,9 @@ mod registration;
 mod reload;
 #[path = "it/resilience.rs"]
 mod resilience;
+#[path = "it/tcp.rs"]
+mod tcp;
+#[path = "it/tunnels.rs"]
+mod tunnels;
+#[path = "it/websocket.rs"]
+mod websocket;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::upstreams::{Upstreams, Watching};
 use super::{Failure, settings};
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
@@ -144,7 +144,7 @@ impl DataPath {
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone())),
+            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone(), self.inbound_life.clone())),
         };
         Listener {
             direction: Direction::Inbound,
@@ -160,12 +160,12 @@ impl DataPath {
 
     /// Accepts on the shared port (`None`) or on an upstream's own.
     pub(super) fn accept_outbound(&mut self, bound: Bound, upstream: Option<ServiceName>) {
+        let lifecycle = self.outbound_life.part();
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
+            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone(), lifecycle.clone())),
         };
-        let lifecycle = self.outbound_life.part();
         let listener = Listener {
             direction: Direction::Outbound,
             security: Security::Plain,
@@ -231,6 +231,7 @@ fn inbound_view(
         host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
+        tcp: config.service.protocol == Protocol::Tcp,
         connect_timeout: settings::APP_CONNECT,
         // No request hangs: an app that does not answer is given up when a connection would be called idle.
         timeout: Some(config.inbound.timeouts.idle),

@@ -101,7 +101,7 @@ fn hostname() -> String {
 
 pub(super) fn speaks_http2(protocol: Protocol) -> bool {
     match protocol {
-        Protocol::Http => false,
+        Protocol::Http | Protocol::Tcp => false,
         Protocol::Http2 | Protocol::Grpc => true,
     }
 }

@@ -9,7 +9,7 @@ use http::uri::Authority;
 
 use super::{Failure, settings};
 use crate::admin::Status;
-use crate::config::{EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings};
+use crate::config::{EndpointSource, OutboundSettings, Protocol, UpstreamMtls, UpstreamSettings};
 use crate::consul::{Client, Snapshot};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
@@ -188,6 +188,7 @@ fn route(
         host: http::HeaderValue::from_str(upstream.service.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(upstream.protocol),
+        tcp: upstream.protocol == Protocol::Tcp,
         connect_timeout: upstream.connect_timeout,
         timeout: upstream.timeout,
         body_idle: outbound.timeouts.body_idle,

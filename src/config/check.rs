@@ -321,9 +321,10 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 pub(super) fn protocol(scalar: &Scalar) -> Result<Protocol, Fault> {
-    Ok(match values::choice(scalar, &["http", "http2", "grpc"], &["tcp"])? {
+    Ok(match values::choice(scalar, &["http", "http2", "grpc", "tcp"], &[])? {
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
+        "tcp" => Protocol::Tcp,
         _ => Protocol::Http,
     })
 }

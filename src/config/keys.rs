@@ -10,7 +10,7 @@ const COUNT: Leaf = Leaf::Integer { min: 1, max: 1_000_000 };
 const PATH: Shape = Shape::Leaf(Leaf::Path);
 const TEXT: Shape = Shape::Leaf(Leaf::Text);
 const LISTEN: Shape = Shape::Leaf(Leaf::Listen);
-const PROTOCOL: Shape = Shape::Leaf(Leaf::Choice { values: &["http", "http2", "grpc"], later: &["tcp"] });
+const PROTOCOL: Shape = Shape::Leaf(Leaf::Choice { values: &["http", "http2", "grpc", "tcp"], later: &[] });
 
 pub(super) const ROOT: &[Key] = &[
     Key::required(
@@ -52,7 +52,7 @@ const SERVICE: &[Key] = &[
         "protocol",
         PROTOCOL,
         "http",
-        "What the app speaks: `http` (1.1 and 2 by negotiation), `http2` or `grpc`. `tcp` is not supported yet.",
+        "What the app speaks: `http` (1.1 and 2 by negotiation), `http2`, `grpc`, or `tcp` (bytes as they are).",
     ),
     Key::new("tags", Shape::List(Leaf::Text), "[]", "Consul tags of the instance."),
     Key::new("meta", Shape::Texts, "{}", "Consul meta of the instance."),
@@ -235,7 +235,7 @@ const OUTBOUND: &[Key] = &[
 macro_rules! upstream_keys {
     ($($first:expr),* $(,)?) => { &[
         $($first,)*
-        Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2` or `grpc`. `tcp` is not supported yet."),
+        Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2`, `grpc`, or `tcp` (bytes as they are, on the upstream's own `listen` or by CONNECT)."),
         Key::new("mtls", Shape::Leaf(Leaf::Choice { values: &["required", "preferred", "off"], later: &[] }), "required", "`required`, `preferred` (plain endpoints too) or `off`."),
         Key::new("balance", Shape::Leaf(Leaf::Choice { values: &["least_loaded", "round_robin"], later: &["random", "ring_hash", "maglev"] }), "least_loaded", "`least_loaded` (two choices, peak EWMA) or `round_robin`. Others are not supported yet."),
         Key::new("prefer_zone", Shape::Leaf(Leaf::OnlyFalse), "false", "Endpoints of our own zone first. `true` is not supported yet."),

@@ -106,6 +106,7 @@ pub enum Protocol {
     Http,
     Http2,
     Grpc,
+    Tcp,
 }
 
 #[derive(Debug, Clone)]

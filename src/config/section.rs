@@ -66,6 +66,11 @@ impl<'a> Section<'a> {
         own(self.node).or_else(|| own(self.behind))
     }
 
+    /// Whether the section itself has the key, whatever the defaults say.
+    pub(super) fn own(&self, name: &str) -> bool {
+        self.node.is_some_and(|node| node.get(name).is_some())
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         let any = |node: Option<&Node>| node.is_some_and(|node| node.get(name).is_some());
         any(self.node) || any(self.behind)

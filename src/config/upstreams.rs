@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
-use super::{Balance, EndpointSource, OutboundSettings, RetrySettings, UpstreamMtls, UpstreamSettings, check, values};
+use super::{
+    Balance, EndpointSource, OutboundSettings, Protocol, RetrySettings, UpstreamMtls, UpstreamSettings, check, values,
+};
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
     let defaults = section.section("defaults");
@@ -45,6 +47,9 @@ fn distinct_services(sections: &[Section<'_>]) {
 fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
     let source = source(section);
     let retry = retry(&section.section("retry"));
+    if section.take("protocol", check::protocol) == Some(Protocol::Tcp) {
+        tcp(section);
+    }
     let service = section.take("service", values::service)?;
     Some(UpstreamSettings {
         service,
@@ -69,6 +74,27 @@ fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
         idle_timeout: section.take("idle_timeout", values::duration)?,
         retry: retry?,
     })
+}
+
+/// What bytes without HTTP need, and what means nothing for them.
+fn tcp(section: &Section<'_>) {
+    if section.find("listen").is_none() {
+        let problem = "tcp has no Host that could name the upstream";
+        section.mistake("protocol", Fault::new(problem, "add a port of its own: listen: 127.0.0.1:PORT"));
+    }
+    let (retry, breaker) = (section.section("retry"), section.section("breaker"));
+    let of_requests = [
+        (section, "hedge"),
+        (&retry, "methods"),
+        (&retry, "per_try_timeout"),
+        (&retry, "body_limit"),
+        (&breaker, "statuses"),
+    ];
+    for (section, key) in of_requests {
+        if section.own(key) {
+            section.mistake(key, Fault::new("is about requests, and protocol: tcp has none", "remove it"));
+        }
+    }
 }
 
 fn retry(section: &Section<'_>) -> Option<RetrySettings> {

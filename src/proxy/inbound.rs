@@ -13,11 +13,14 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse, refuse_early, request_body};
 use super::tries::Answer;
-use super::{Refusal, headers, tries};
+use super::upgrade::{self, Place, Wish};
+use super::{Refusal, headers, tcp, tries};
+use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::Route;
+use crate::stream::Stream;
 use crate::telemetry::AccessLog;
 use crate::upstream::{Pool, RequestBody};
 
@@ -44,6 +47,8 @@ pub struct InboundView {
 pub struct Inbound {
     shared: Arc<InboundShared>,
     pool: Pool,
+    /// The listener's; tunnels are its tasks.
+    lifecycle: Lifecycle,
 }
 
 /// What is the same for every request of a connection.
@@ -56,11 +61,13 @@ struct Caller {
 }
 
 impl Inbound {
-    pub fn new(shared: Arc<InboundShared>, pool: Pool) -> Self {
-        Self { shared, pool }
+    pub fn new(shared: Arc<InboundShared>, pool: Pool, lifecycle: Lifecycle) -> Self {
+        Self { shared, pool, lifecycle }
     }
 
-    async fn handle(&self, caller: &Caller, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(&self, caller: &Caller, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
+        let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
         let (mut head, body) = request.into_parts();
         let dialect = Dialect::of(&head.headers);
         let ids = headers::identify(&mut head.headers);
@@ -69,8 +76,36 @@ impl Inbound {
         let mut exchange =
             Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
-        match self.forward(&view, caller, Request::from_parts(head, body), &mut exchange).await {
-            Ok(answer) => finish(answer, &view.app, exchange),
+        let request = Request::from_parts(head, body);
+        match wish {
+            Ok(None) => match self.forward(&view, caller, request, &mut exchange).await {
+                Ok(answer) => finish(answer, &view.app, exchange),
+                Err(refusal) => refuse(&refusal, dialect, exchange),
+            },
+            // Boxed: rare, and every request's future would carry it about.
+            Ok(Some(wish)) => Box::pin(self.leave_http(&view, caller, request, wish, dialect, exchange)).await,
+            Err(refusal) => refuse(&refusal, dialect, exchange),
+        }
+    }
+
+    async fn leave_http(
+        &self,
+        view: &InboundView,
+        caller: &Caller,
+        mut request: Request<Incoming>,
+        wish: Wish,
+        dialect: Dialect,
+        mut exchange: Exchange,
+    ) -> Response<ResponseBody> {
+        let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection: &caller.connection };
+        wish.make_ordinary(&mut request);
+        let asked = async {
+            headers::check(&request)?;
+            let request = incoming(view, caller, request, &mut exchange)?;
+            upgrade::ask(place, &view.app, request, &wish, &mut exchange).await
+        };
+        match asked.await {
+            Ok(outcome) => upgrade::answer(outcome, wish, place, &view.app, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -182,6 +217,22 @@ impl Accept for Inbound {
 
     fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8> {
         let refusal = Refusal::new(reason, detail);
-        refuse_early(&self.shared.view.peek().app.flow, &self.shared.access_log, connection, &refusal)
+        let view = self.shared.view.snapshot();
+        if view.app.tcp {
+            tcp::refuse(&view.app.flow, &self.shared.access_log, connection, &refusal);
+            return Vec::new();
+        }
+        refuse_early(&view.app.flow, &self.shared.access_log, connection, &refusal)
+    }
+
+    fn is_raw(&self) -> bool {
+        self.shared.view.peek().app.tcp
+    }
+
+    async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
+        let route = self.shared.view.snapshot().app.clone();
+        let log = self.shared.access_log.snapshot();
+        let exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
+        tcp::carry(&self.pool, Ok(&route), stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

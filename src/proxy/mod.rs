@@ -2,12 +2,17 @@
 
 mod answer;
 mod body;
+mod copy;
 mod exchange;
 mod gather;
 mod headers;
 mod inbound;
+mod opening;
 mod outbound;
+mod tcp;
 mod tries;
+mod tunnel;
+mod upgrade;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};

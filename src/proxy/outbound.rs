@@ -10,12 +10,15 @@ use super::answer::{Dialect, answer, answer_bytes};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::tries::Answer;
-use super::{Refusal, headers, tries};
+use super::upgrade::{self, Place, Wish};
+use super::{Refusal, headers, tcp, tries};
+use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Route, RouteTable};
+use crate::stream::Stream;
 use crate::telemetry::{AccessLog, Flow, trace};
 use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
@@ -33,14 +36,18 @@ pub struct Outbound {
     pool: Pool,
     /// The upstream of a listener of its own, whatever Host says; `None` on the shared port.
     fixed: Option<ServiceName>,
+    /// The listener's; tunnels are its tasks.
+    lifecycle: Lifecycle,
 }
 
 impl Outbound {
-    pub fn new(shared: Arc<OutboundShared>, pool: Pool, fixed: Option<ServiceName>) -> Self {
-        Self { shared, pool, fixed }
+    pub fn new(shared: Arc<OutboundShared>, pool: Pool, fixed: Option<ServiceName>, lifecycle: Lifecycle) -> Self {
+        Self { shared, pool, fixed, lifecycle }
     }
 
-    async fn handle(&self, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
+        let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
         let (mut head, body) = request.into_parts();
         let dialect = Dialect::of(&head.headers);
         let log = self.shared.access_log.peek();
@@ -48,10 +55,53 @@ impl Outbound {
         let ids = headers::identify(&mut head.headers);
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
-        match self.forward(Request::from_parts(head, body), &mut exchange).await {
-            Ok((answer, route)) => finish(answer, &route, exchange),
+        let request = Request::from_parts(head, body);
+        match wish {
+            Ok(None) => match self.forward(request, &mut exchange).await {
+                Ok((answer, route)) => finish(answer, &route, exchange),
+                Err(refusal) => refuse(&refusal, dialect, exchange),
+            },
+            // Boxed: rare, and every request's future would carry it about.
+            Ok(Some(wish)) => Box::pin(self.leave_http(connection, request, wish, dialect, exchange)).await,
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
+    }
+
+    async fn leave_http(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        wish: Wish,
+        dialect: Dialect,
+        mut exchange: Exchange,
+    ) -> Response<ResponseBody> {
+        let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection };
+        match self.open_tunnel(place, request, &wish, &mut exchange).await {
+            Ok((outcome, route)) => upgrade::answer(outcome, wish, place, &route, exchange),
+            Err(refusal) => refuse(&refusal, dialect, exchange),
+        }
+    }
+
+    async fn open_tunnel(
+        &self,
+        place: Place<'_>,
+        mut request: Request<Incoming>,
+        wish: &Wish,
+        exchange: &mut Exchange,
+    ) -> Result<(upgrade::Outcome, Arc<Route>), Refusal> {
+        if wish.is_connect() {
+            let route = self.route(&request).ok().filter(|route| route.tcp && self.fixed.is_none());
+            let detail = "CONNECT leads only to a declared upstream with protocol: tcp, on the shared port";
+            let route = route.ok_or_else(|| Refusal::new(Reason::BadRequest, detail))?;
+            exchange.belongs_to(&route.flow);
+            return Ok((upgrade::connect(place, &route, exchange).await?, route));
+        }
+        wish.make_ordinary(&mut request);
+        headers::check(&request)?;
+        let route = self.http_route(&request)?;
+        exchange.belongs_to(&route.flow);
+        let request = outgoing(request, &route, exchange)?;
+        Ok((upgrade::ask(place, &route, request, wish, exchange).await?, route))
     }
 
     async fn forward(
@@ -60,25 +110,36 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<(Answer, Arc<Route>), Refusal> {
         headers::check(&request)?;
-        let route = self.route(&request)?;
+        let route = self.http_route(&request)?;
         exchange.belongs_to(&route.flow);
         let request = outgoing(request, &route, exchange)?;
         let answer = tries::send(&self.pool, &route, request, exchange).await?;
         Ok((answer, route))
     }
 
-    fn route(&self, request: &Request<Incoming>) -> Result<Arc<Route>, Refusal> {
+    fn http_route<B>(&self, request: &Request<B>) -> Result<Arc<Route>, Refusal> {
+        let route = self.route(request)?;
+        if route.tcp {
+            let detail = "the upstream has protocol: tcp: it is reached by CONNECT or on its own port";
+            return Err(Refusal::new(Reason::BadRequest, detail));
+        }
+        Ok(route)
+    }
+
+    fn route<B>(&self, request: &Request<B>) -> Result<Arc<Route>, Refusal> {
         let routes = self.shared.routes.peek();
         if let Some(name) = &self.fixed {
-            routes.by_name(name.as_str()).cloned().ok_or_else(|| {
-                Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
-            })
+            routes.by_name(name.as_str()).cloned().ok_or_else(removed)
         } else {
             let host = headers::host_of(request);
             let found = routes.by_host(host).cloned();
             found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
         }
     }
+}
+
+fn removed() -> Refusal {
+    Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
 }
 
 /// The request as it leaves: hop-by-hop and forwarding headers gone, the service's name as its authority.
@@ -170,6 +231,14 @@ pub(super) fn refuse_early(
     bytes
 }
 
+impl Outbound {
+    /// The upstream of this listener, where it is no HTTP.
+    fn tcp_route(&self) -> Option<Arc<Route>> {
+        let name = self.fixed.as_ref()?;
+        self.shared.routes.peek().by_name(name.as_str()).filter(|route| route.tcp).cloned()
+    }
+}
+
 impl Accept for Outbound {
     type Body = ResponseBody;
 
@@ -189,7 +258,26 @@ impl Accept for Outbound {
 
     fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8> {
         let refusal = Refusal::new(reason, detail);
-        refuse_early(&self.shared.unrouted, &self.shared.access_log, connection, &refusal)
+        match self.tcp_route() {
+            Some(route) => {
+                tcp::refuse(&route.flow, &self.shared.access_log, connection, &refusal);
+                Vec::new()
+            }
+            None => refuse_early(&self.shared.unrouted, &self.shared.access_log, connection, &refusal),
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        self.tcp_route().is_some()
+    }
+
+    async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
+        let route = self.tcp_route();
+        let flow = route.as_ref().map_or(&self.shared.unrouted, |route| &route.flow);
+        let log = self.shared.access_log.snapshot();
+        let exchange = Exchange::begin_raw(flow.clone(), &connection, log.as_ref().as_ref());
+        let route = route.as_deref().ok_or_else(removed);
+        tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }
 

@@ -4,10 +4,13 @@
 mod body;
 mod dial;
 mod pool;
+mod switch;
+pub mod websocket;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
 pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use switch::{Held, Switch, Turned};
 
 use http::Request;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version, header};
+use http::{Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -18,7 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial::{Dialed, Dialer};
+use super::dial::{Dialed, Dialer, Offer};
+use super::switch::{PeerSettings, drive};
 use super::{AttemptError, Failed, RequestBody};
 use crate::lifecycle::Lifecycle;
 use crate::service::{Endpoint, Wire};
@@ -43,7 +44,7 @@ pub struct PoolSettings {
 }
 
 /// The connections of this worker to one endpoint.
-struct Connections {
+pub(super) struct Connections {
     endpoint: Arc<Endpoint>,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
@@ -59,10 +60,13 @@ struct Idle {
 }
 
 #[derive(Clone)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+pub(super) struct Shared {
+    pub(super) sender: http2::SendRequest<RequestBody>,
     /// One reference for the pool's list, one for each stream.
     streams: Arc<Mutex<Instant>>,
+    /// When it was made.
+    pub(super) since: Instant,
+    pub(super) settings: Arc<PeerSettings>,
 }
 
 impl Shared {
@@ -123,7 +127,15 @@ impl Pool {
         }
     }
 
-    fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.inner.dialer
+    }
+
+    pub(super) fn lifecycle(&self) -> &Lifecycle {
+        &self.inner.lifecycle
+    }
+
+    pub(super) fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
         let mut endpoints = self.inner.endpoints.lock();
         let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
             Arc::new(Connections {
@@ -138,7 +150,7 @@ impl Pool {
     }
 
     /// An idle, shared or new connection; true if it was used before.
-    async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
+    pub(super) async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         match to.at_hand() {
             Some(way) => Ok((way, true)),
             // Boxed: a dial is rare and its future large, and every request's future would carry it about.
@@ -165,7 +177,7 @@ impl Pool {
     }
 
     async fn open(&self, to: &Connections, want: Want<'_>) -> Result<Way, AttemptError> {
-        match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
+        match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
             Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
             Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
@@ -201,10 +213,10 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| connect_error(to, &error))?;
-        self.inner.lifecycle.spawn("upstream-connection", async move {
-            let _ = connection.await;
-        });
-        let shared = Shared { sender, streams: Arc::new(Mutex::new(Instant::now())) };
+        let settings = Arc::<PeerSettings>::default();
+        self.inner.lifecycle.spawn("upstream-connection", drive(connection, settings.clone()));
+        let since = Instant::now();
+        let shared = Shared { sender, streams: Arc::new(Mutex::new(since)), since, settings };
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -224,6 +236,11 @@ impl Pool {
                 }
                 *request.version_mut() = Version::HTTP_11;
                 match sender.try_send_request(request).await {
+                    // No upgrade was asked for: what follows this is no answer of HTTP.
+                    Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        let error = AttemptError::BadResponse("it switched protocols unasked".into());
+                        Err(Failed { error, request: None, reused: false })
+                    }
                     Ok(response) => {
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
@@ -274,6 +291,21 @@ impl Pool {
 }
 
 impl Connections {
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn is_http1(&self) -> bool {
+        self.is_http1.load(Ordering::Relaxed)
+    }
+
+    /// A connection whose exchange is over.
+    pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
+        if !sender.is_closed() && self.endpoint.is_wanted() {
+            self.idle.lock().push(Idle { sender, since: Instant::now() });
+        }
+    }
+
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
             *shared.streams.lock() = Instant::now();
@@ -295,13 +327,16 @@ async fn is_ready(sender: &mut http1::SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
 }
 
-enum Way {
+pub(super) enum Way {
     Http1(http1::SendRequest<RequestBody>),
     Http2(Shared),
 }
 
 /// HTTP/2 wants scheme and authority beside the path (RFC 9113 §8.3.1); Host then says nothing new.
-fn to_absolute_form(request: &mut Request<RequestBody>, authority: Option<&Authority>) -> Result<(), String> {
+pub(super) fn to_absolute_form(
+    request: &mut Request<RequestBody>,
+    authority: Option<&Authority>,
+) -> Result<(), String> {
     let host = request.headers_mut().remove(header::HOST);
     let authority = match (authority, host) {
         (Some(authority), _) => authority.clone(),
@@ -316,12 +351,12 @@ fn to_absolute_form(request: &mut Request<RequestBody>, authority: Option<&Autho
     Ok(())
 }
 
-fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
+pub(super) fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
     AttemptError::Connect { address: to.endpoint.listing.address, cause: full_cause(error) }
 }
 
 /// What an error of hyper's client means for the request.
-fn failed(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Failed {
+pub(super) fn failed(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Failed {
     let cause = full_cause(error);
     if request.is_some() {
         return Failed { error: AttemptError::Unsent(cause), request, reused: false };
@@ -386,12 +421,19 @@ enum Home {
 }
 
 impl Tethered {
+    /// Its connection ends with it.
+    pub(super) fn alone(incoming: Incoming) -> Self {
+        Self { incoming, home: Home::Gone }
+    }
+
+    pub(super) fn shared(incoming: Incoming, shared: Shared) -> Self {
+        Self { incoming, home: Home::Http2 { shared } }
+    }
+
     fn go_home(&mut self) {
         match std::mem::replace(&mut self.home, Home::Gone) {
             Home::Http1 { sender: Some(sender), to } => {
-                if !sender.is_closed() && to.endpoint.is_wanted() {
-                    to.idle.lock().push(Idle { sender, since: Instant::now() });
-                }
+                to.give_back(sender);
             }
             Home::Http2 { shared } => *shared.streams.lock() = Instant::now(),
             Home::Http1 { sender: None, .. } | Home::Gone => {}

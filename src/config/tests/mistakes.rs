@@ -132,7 +132,18 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("inbound: { intentions: on }", &["2:24: inbound.intentions: not supported yet: on"]),
     ("inbound: { proxy_protocol: true }", &["2:28: inbound.proxy_protocol: not supported yet: true"]),
     ("outbound: { routes: [] }", &["2:13: outbound.routes: not supported yet"]),
-    ("outbound: { defaults: { protocol: tcp } }", &["2:35: outbound.defaults.protocol: not supported yet: tcp"]),
+    (
+        "outbound: { upstreams: [{ service: a, protocol: tcp }] }",
+        &["2:49: outbound.upstreams[0].protocol: tcp has no Host that could name the upstream; add a port"],
+    ),
+    (
+        "outbound: { upstreams: [{ service: a, protocol: tcp, listen: 127.0.0.1:0, retry: { methods: [GET] } }] }",
+        &["2:93: outbound.upstreams[0].retry.methods: is about requests, and protocol: tcp has none"],
+    ),
+    (
+        "outbound: { defaults: { protocol: tcp }, upstreams: [{ service: a }] }",
+        &["2:35: outbound.upstreams[0].protocol: tcp has no Host"],
+    ),
     ("outbound: { defaults: { service: a } }", &["2:25: outbound.defaults.service: unknown key"]),
 ];
 
@@ -179,7 +190,6 @@ fn every_later_key_of_an_upstream_is_refused_and_located() {
         "limits: {}",
         "plugins: []",
         "prefer_zone: true",
-        "protocol: tcp",
         "balance: random",
         "balance: { ring_hash: { header: x-user } }",
         "balance: { maglev: {} }",
@@ -222,7 +232,7 @@ fn mistakes_of_a_service_are_found() {
         ("name: a, port: 1, tags: v1", "1:36: service.tags: must be a list, but is text"),
         ("name: a, port: 1, meta: { v: 2.0 }", "1:41: service.meta.v: must be text, but 2.0 is a number"),
         ("name: a, port: 1, meta: { \"a b\": x }", "1:38: service.meta.a b: Consul takes no such key"),
-        ("name: a, port: 1, protocol: tcp", "1:40: service.protocol: not supported yet: tcp"),
+        ("name: a, port: 1, protocol: udp", "1:40: service.protocol: \"udp\""),
         ("name: a, port: 1, address: \"http://a\"", "1:39: service.address: \"http://a\" is no host"),
         ("name: a, port: 1, check: { http: healthz }", "1:45: service.check.http: \"healthz\" is no path"),
         ("name: a, port: 1, check: { ttl: 500ms }", "1:44: service.check.ttl: \"500ms\" is shorter than 1s"),

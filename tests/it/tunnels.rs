@@ -1,0 +1,1 @@
+//! What tunnels share: other upgrades, CONNECT, faults, drain.
