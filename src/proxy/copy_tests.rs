@@ -60,9 +60,9 @@ async fn a_byte_either_way_puts_idleness_off() {
     let (mut client, mut endpoint, run) = tunnel(64);
     let began = Instant::now();
     let talk = async {
-        tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         client.write_all(b"x").await.unwrap();
-        tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         endpoint.write_all(b"y").await.unwrap();
     };
     let ((end, up, down), ()) = tokio::join!(run, talk);

@@ -83,7 +83,10 @@ impl Inbound {
                 Err(refusal) => refuse(&refusal, dialect, exchange),
             },
             // Boxed: rare, and every request's future would carry it about.
-            Ok(Some(wish)) => Box::pin(self.leave_http(&view, caller, request, wish, dialect, exchange)).await,
+            Ok(Some(wish)) => match Box::pin(self.leave_http(&view, caller, request, &wish, &mut exchange)).await {
+                Ok(outcome) => upgrade::answer(outcome, wish, self.place(caller), &view.app, exchange),
+                Err(refusal) => refuse(&refusal, dialect, exchange),
+            },
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
@@ -93,21 +96,17 @@ impl Inbound {
         view: &InboundView,
         caller: &Caller,
         mut request: Request<Incoming>,
-        wish: Wish,
-        dialect: Dialect,
-        mut exchange: Exchange,
-    ) -> Response<ResponseBody> {
-        let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection: &caller.connection };
+        wish: &Wish,
+        exchange: &mut Exchange,
+    ) -> Result<upgrade::Outcome, Refusal> {
         wish.make_ordinary(&mut request);
-        let asked = async {
-            headers::check(&request)?;
-            let request = incoming(view, caller, request, &mut exchange)?;
-            upgrade::ask(place, &view.app, request, &wish, &mut exchange).await
-        };
-        match asked.await {
-            Ok(outcome) => upgrade::answer(outcome, wish, place, &view.app, exchange),
-            Err(refusal) => refuse(&refusal, dialect, exchange),
-        }
+        headers::check(&request)?;
+        let request = incoming(view, caller, request, exchange)?;
+        upgrade::ask(self.place(caller), &view.app, request, wish, exchange).await
+    }
+
+    fn place<'a>(&'a self, caller: &'a Caller) -> Place<'a> {
+        Place { pool: &self.pool, lifecycle: &self.lifecycle, connection: &caller.connection }
     }
 
     async fn forward(

@@ -62,27 +62,18 @@ impl Outbound {
                 Err(refusal) => refuse(&refusal, dialect, exchange),
             },
             // Boxed: rare, and every request's future would carry it about.
-            Ok(Some(wish)) => Box::pin(self.leave_http(connection, request, wish, dialect, exchange)).await,
+            Ok(Some(wish)) => {
+                let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection };
+                match Box::pin(self.leave_http(place, request, &wish, &mut exchange)).await {
+                    Ok((outcome, route)) => upgrade::answer(outcome, wish, place, &route, exchange),
+                    Err(refusal) => refuse(&refusal, dialect, exchange),
+                }
+            }
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
     }
 
     async fn leave_http(
-        &self,
-        connection: &Arc<Connection>,
-        request: Request<Incoming>,
-        wish: Wish,
-        dialect: Dialect,
-        mut exchange: Exchange,
-    ) -> Response<ResponseBody> {
-        let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection };
-        match self.open_tunnel(place, request, &wish, &mut exchange).await {
-            Ok((outcome, route)) => upgrade::answer(outcome, wish, place, &route, exchange),
-            Err(refusal) => refuse(&refusal, dialect, exchange),
-        }
-    }
-
-    async fn open_tunnel(
         &self,
         place: Place<'_>,
         mut request: Request<Incoming>,

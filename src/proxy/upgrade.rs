@@ -2,7 +2,7 @@
 //! declared TCP upstream (RFC 9110 §9.3.6).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -23,6 +23,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Route;
+use crate::service::{Lease, Permit};
 use crate::stream::Stream;
 use crate::upstream::{Held, Pool, RequestBody, Switch, Turned, Want, websocket};
 
@@ -117,17 +118,15 @@ fn is_http(token: &str) -> bool {
 
 /// What an opened tunnel needs to begin.
 pub(super) struct Opened {
-    response: Response<ResponseHead>,
+    response: Response<()>,
     tunnel: Ends,
 }
 
-type ResponseHead = ();
-
 struct Ends {
-    lease: crate::service::Lease,
-    permit: Option<crate::service::Permit>,
+    lease: Lease,
+    permit: Option<Permit>,
     held: Option<Held>,
-    took: std::time::Duration,
+    took: Duration,
     proven: bool,
     endpoint: Box<dyn Stream>,
 }
@@ -136,7 +135,7 @@ struct Ends {
 pub(super) enum Outcome {
     Opened(Box<Opened>),
     /// The endpoint did not switch.
-    Answer(Answer),
+    Answer(Box<Answer>),
 }
 
 /// Asks endpoints until one answers.
@@ -177,7 +176,7 @@ pub(super) async fn ask(
                 lease.answered(sent.at, now, true);
                 opening.opened();
                 let response = sent.response.map(|rest| Begun { ahead: Bytes::new(), rest });
-                return Ok(Outcome::Answer(Answer::Streaming(response, lease)));
+                return Ok(Outcome::Answer(Box::new(Answer::Streaming(response, lease))));
             }
             Err(failed) => {
                 let at_hand = failed.request.is_some();
@@ -219,7 +218,7 @@ pub(super) fn answer(
 ) -> Response<ResponseBody> {
     let opened = match outcome {
         Outcome::Opened(opened) => opened,
-        Outcome::Answer(answer) => return finish(answer, route, exchange),
+        Outcome::Answer(answer) => return finish(*answer, route, exchange),
     };
     let Opened { response, tunnel: Ends { lease, permit, held, took, proven, endpoint } } = *opened;
     let (idle, hold) = (route.idle_timeout, place.connection.hold());
@@ -235,7 +234,7 @@ pub(super) fn answer(
 }
 
 /// The answer that switches, in the caller's protocol.
-fn switched_answer(head: &http::response::Parts, way: &Way, switch: &Switch) -> Response<ResponseHead> {
+fn switched_answer(head: &http::response::Parts, way: &Way, switch: &Switch) -> Response<()> {
     let mut response = Response::new(());
     *response.headers_mut() = head.headers.clone();
     let headers = response.headers_mut();

@@ -343,3 +343,23 @@ fn a_removed_upstreams_port_drains() {
     drop(kept);
     comes_to_rest(&db.web);
 }
+
+#[test]
+fn a_handshake_that_does_not_come_is_given_up() {
+    let (app, registry, authority) = (TcpApp::start(Script::Echo), Embedded::start(), Authority::new("mesh.test"));
+    let db = sidecar("db", registry.agent(), &authority)
+        .set("service.port", json!(app.address().port()))
+        .set("service.protocol", json!("tcp"))
+        .set("inbound.timeouts", json!({ "handshake": "300ms" }))
+        .start();
+    // Silent, and stuck within its first record.
+    for first in [&b""[..], b"\x16\x03\x01"] {
+        let mut socket = connect(db.inbound());
+        socket.write_all(first).unwrap();
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+    db.wait_for_metric("outrigger_handshakes_total", &[("outcome", "timed_out")], 2.0);
+    comes_to_rest(&db);
+}

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::certs::Authority;
 use crate::support::pair::sidecar;
-use crate::support::{Ask, Embedded, Process, SOON, Sidecar, eventually, python};
+use crate::support::{Ask, Consul, Embedded, Process, SOON, Sidecar, eventually, peers, python};
 
 const SCENARIOS: [&str; 10] = [
     "messages",
@@ -116,4 +116,47 @@ fn a_request_that_is_not_granted_its_upgrade_is_answered_as_any_other() {
     assert!((400..500).contains(&bad_version.status), "{bad_version:?}");
     assert_eq!(bad_version.reason(), "", "it is the endpoint's answer");
     comes_to_rest(&chat.web);
+}
+
+#[test]
+fn an_app_that_speaks_http2_gets_an_extended_connect() {
+    // The outbound port of another sidecar is an app that takes WebSockets over h2c.
+    let (_server, address) = python::server("websocket_peer");
+    let (registry, authority) = (Embedded::start(), Authority::new("mesh.test"));
+    let plain = json!({ "mtls": "off", "endpoints": [address.to_string()] });
+    let app = sidecar("app", registry.agent(), &authority).upstream("server", plain).start();
+    let chat = sidecar("chat", registry.agent(), &authority)
+        .set("service.port", json!(app.upstream("server").port()))
+        .set("service.protocol", json!("http2"))
+        .start();
+    registry.agent().wait_for("chat", chat.id(), "passing");
+    let web = sidecar("web", registry.agent(), &authority).upstream("chat", json!({})).start();
+    let client = python::start("websocket_peer", &["client", &web.upstream("chat").to_string()]);
+    let (_, said) = client.finish(2 * SOON);
+    assert!(said.contains("ok pushed"), "{said}");
+    let line = line_of(&app, "/echo", 200);
+    assert_eq!((&line["protocol"], &line["method"]), (&json!("HTTP/2"), &json!("CONNECT")), "{line}");
+    comes_to_rest(&web);
+}
+
+#[test]
+fn consuls_built_in_proxy_carries_websockets_either_way() {
+    let (_server, address) = python::server("websocket_peer");
+    let consul = Consul::start();
+    let chat = Sidecar::of("chat").consul(consul.agent()).set("service.port", json!(address.port())).start();
+    consul.agent().wait_for("chat", chat.id(), "passing");
+    let caller = peers::BuiltIn::toward(consul.agent(), "web", "chat");
+    peers::wait_for_status(caller.listen, "/refuse", 403);
+    assert_eq!(python::client("websocket_peer", caller.listen), SCENARIOS);
+    line_of(&chat, "/echo", 101);
+    comes_to_rest(&chat);
+
+    let _guard = peers::BuiltIn::before(consul.agent(), "legacy", address);
+    let web = Sidecar::of("web").consul(consul.agent()).upstream("legacy", json!({})).start();
+    peers::wait_for_status(web.upstream("legacy"), "/refuse", 403);
+    let client = python::start("websocket_peer", &["client", &web.upstream("legacy").to_string()]);
+    let (_, said) = client.finish(2 * SOON);
+    // It tells its app nothing of the caller: `told` is the one that must fail.
+    assert!(said.contains("ok pushed"), "{said}");
+    comes_to_rest(&web);
 }

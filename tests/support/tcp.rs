@@ -16,7 +16,7 @@ pub enum Script {
     Echo,
     /// Speaks first, then as `Echo`.
     Greet,
-    /// Resets at once.
+    /// Resets when the first bytes came.
     Reset,
     /// Reads and never says anything.
     Silent,
@@ -82,7 +82,11 @@ impl Drop for TcpApp {
 fn play(mut socket: TcpStream, script: Script) -> io::Result<()> {
     socket.set_nodelay(true)?;
     match script {
-        Script::Reset => return reset(&socket),
+        Script::Reset => {
+            // Not before something came: a reset that meets the caller while it connects is another failure.
+            let _ = socket.read(&mut [0; 4096])?;
+            return reset(&socket);
+        }
         Script::Greet => socket.write_all(b"220 ready\r\n")?,
         Script::Say(text) => {
             let mut some = [0; 4096];
