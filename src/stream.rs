@@ -29,6 +29,9 @@ impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
     }
 }
 
+#[cfg(test)]
+impl Stream for tokio::io::DuplexStream {}
+
 /// What hyper hands out after an upgrade: there is no way to the socket below.
 impl Stream for hyper_util::rt::TokioIo<hyper::upgrade::Upgraded> {}
 

@@ -35,6 +35,8 @@ mod registration;
 mod reload;
 #[path = "it/resilience.rs"]
 mod resilience;
+#[path = "it/retries.rs"]
+mod retries;
 #[path = "it/tcp.rs"]
 mod tcp;
 #[path = "it/tunnels.rs"]

@@ -6,7 +6,8 @@ use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
 use super::{
-    Balance, EndpointSource, OutboundSettings, Protocol, RetrySettings, UpstreamMtls, UpstreamSettings, check, values,
+    EndpointSource, OutboundSettings, Protocol, UpstreamMtls, UpstreamSettings, check, policy, selection,
+    upstream_values, values,
 };
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
@@ -45,13 +46,26 @@ fn distinct_services(sections: &[Section<'_>]) {
 }
 
 fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
+    // Each part is read before any is missed, so that every mistake is noted.
     let source = source(section);
-    let retry = retry(&section.section("retry"));
+    let retry = policy::retry(&section.section("retry"));
+    let breaker = policy::breaker(&section.section("breaker"));
+    let limits = policy::limits(&section.section("limits"));
+    let balance = policy::balance(section);
+    let timeout = section.take("timeout", values::duration_or_off);
+    policy::within_timeout(section, timeout.flatten());
+    selection::only_in_consul(section, &source);
     if section.take("protocol", check::protocol) == Some(Protocol::Tcp) {
         tcp(section);
     }
     let service = section.take("service", values::service)?;
+    let datacenter = section.take("datacenter", upstream_values::datacenter);
+    let failover = selection::failover(section, &service, datacenter.as_deref());
+    let in_consul = source == EndpointSource::Consul;
     Some(UpstreamSettings {
+        failover: if in_consul { failover } else { Vec::new() },
+        subset: selection::subset(section),
+        datacenter,
         service,
         listen: section.take("listen", values::listen),
         protocol: section.take("protocol", check::protocol)?,
@@ -62,25 +76,25 @@ fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
                 _ => UpstreamMtls::Required,
             })
         })?,
-        balance: section.take("balance", |scalar| {
-            Ok(match values::choice(scalar, &["least_loaded", "round_robin"], &[])? {
-                "round_robin" => Balance::RoundRobin,
-                _ => Balance::LeastLoaded,
-            })
-        })?,
+        balance: balance?,
+        prefer_zone: section.take("prefer_zone", values::boolean)?,
         source,
         connect_timeout: section.take("connect_timeout", values::duration)?,
-        timeout: section.take("timeout", values::duration_or_off)?,
+        timeout: timeout?,
         idle_timeout: section.take("idle_timeout", values::duration)?,
         retry: retry?,
+        hedge: policy::hedge(section),
+        breaker: breaker?,
+        limits: limits?,
+        adaptive: policy::adaptive(section)?,
     })
 }
 
 /// What bytes without HTTP need, and what means nothing for them.
 fn tcp(section: &Section<'_>) {
     if section.find("listen").is_none() {
-        let problem = "tcp has no Host that could name the upstream";
-        section.mistake("protocol", Fault::new(problem, "add a port of its own: listen: 127.0.0.1:PORT"));
+        let problem = "is missing, and with protocol: tcp nothing else names the upstream";
+        section.mistake("listen", Fault::new(problem, "add a port of its own: listen: 127.0.0.1:PORT"));
     }
     let (retry, breaker) = (section.section("retry"), section.section("breaker"));
     let of_requests = [
@@ -91,20 +105,10 @@ fn tcp(section: &Section<'_>) {
         (&breaker, "statuses"),
     ];
     for (section, key) in of_requests {
-        if section.own(key) {
+        if section.own(key).is_some() {
             section.mistake(key, Fault::new("is about requests, and protocol: tcp has none", "remove it"));
         }
     }
-}
-
-fn retry(section: &Section<'_>) -> Option<RetrySettings> {
-    let on = section.list("on", values::retry_on);
-    Some(RetrySettings {
-        attempts: section.take("attempts", check::count)?,
-        on_unsent: on.contains(&"unsent"),
-        on_reset: on.contains(&"reset"),
-        methods: section.list("methods", values::method),
-    })
 }
 
 fn source(section: &Section<'_>) -> EndpointSource {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::Refusal;
+use crate::clock;
 use crate::listen::Connection;
 use crate::reason::Reason;
-use crate::service::Endpoint;
+use crate::service::{Endpoint, Permit};
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{AccessLine, AccessLog, Flow};
@@ -26,6 +27,8 @@ pub(super) struct Exchange {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
+    /// Held to the last byte.
+    permit: Option<Permit>,
     finished: bool,
     /// A connection without HTTP: it has no method, no path and no status.
     raw: bool,
@@ -78,7 +81,7 @@ impl Exchange {
         });
         Self {
             flow,
-            began: Instant::now(),
+            began: clock::now(),
             request_id,
             status: StatusCode::OK,
             reason: None,
@@ -86,6 +89,7 @@ impl Exchange {
             bytes_in: 0,
             bytes_out: 0,
             upload: None,
+            permit: None,
             finished: false,
             raw: false,
             log,
@@ -120,11 +124,19 @@ impl Exchange {
         self.upload.as_ref().map_or(BodyFate::Fine, |watch| watch.fate())
     }
 
+    /// The service let the request in.
+    pub(super) fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
     /// The head of an endpoint's answer came.
     pub(super) fn answered(&mut self, status: StatusCode, now: Instant) {
         self.status = status;
         if let Some(watch) = &self.upload {
             watch.answered();
+        }
+        if let Some(permit) = &self.permit {
+            permit.answered(now.saturating_duration_since(self.began), now);
         }
         if let Some(log) = &mut self.log {
             log.upstream = Some(now.saturating_duration_since(self.began));
@@ -176,6 +188,7 @@ impl Exchange {
             return;
         }
         self.finished = true;
+        self.permit = None;
         let duration = self.began.elapsed();
         match self.reason {
             _ if self.raw => self.flow.connection_ended(self.reason),

@@ -102,7 +102,7 @@ impl Inbound {
         wish.make_ordinary(&mut request);
         headers::check(&request)?;
         let request = incoming(view, caller, request, exchange)?;
-        upgrade::ask(self.place(caller), &view.app, request, wish, exchange).await
+        upgrade::ask(self.place(caller), &view.app, request, None, wish, exchange).await
     }
 
     fn place<'a>(&'a self, caller: &'a Caller) -> Place<'a> {
@@ -118,7 +118,7 @@ impl Inbound {
     ) -> Result<Answer, Refusal> {
         headers::check(&request)?;
         let request = incoming(view, caller, request, exchange)?;
-        tries::send(&self.pool, &view.app, request, exchange).await
+        tries::send(&self.pool, &view.app, request, None, exchange).await
     }
 }
 
@@ -232,6 +232,6 @@ impl Accept for Inbound {
         let route = self.shared.view.snapshot().app.clone();
         let log = self.shared.access_log.snapshot();
         let exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
-        tcp::carry(&self.pool, Ok(&route), stream, &connection, exchange, self.lifecycle.clone()).await;
+        tcp::carry(&self.pool, Ok(route), stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

@@ -1,18 +1,22 @@
 //! A request's way: what is read of it, where it goes, what is told of it. Transport is below, policy beside.
 
+mod allowance;
 mod answer;
 mod body;
 mod copy;
 mod exchange;
 mod gather;
 mod headers;
+mod hedge;
 mod inbound;
 mod opening;
 mod outbound;
+mod replay;
 mod tcp;
 mod tries;
 mod tunnel;
 mod upgrade;
+mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};

@@ -57,7 +57,7 @@ impl Outbound {
         drop(log);
         let request = Request::from_parts(head, body);
         match wish {
-            Ok(None) => match self.forward(request, &mut exchange).await {
+            Ok(None) => match self.forward(connection, request, &mut exchange).await {
                 Ok((answer, route)) => finish(answer, &route, exchange),
                 Err(refusal) => refuse(&refusal, dialect, exchange),
             },
@@ -85,26 +85,30 @@ impl Outbound {
             let detail = "CONNECT leads only to a declared upstream with protocol: tcp, on the shared port";
             let route = route.ok_or_else(|| Refusal::new(Reason::BadRequest, detail))?;
             exchange.belongs_to(&route.flow);
-            return Ok((upgrade::connect(place, &route, exchange).await?, route));
+            let key = hash_key(&route, &request, place.connection);
+            return Ok((upgrade::connect(place, &route, key, exchange).await?, route));
         }
         wish.make_ordinary(&mut request);
         headers::check(&request)?;
         let route = self.http_route(&request)?;
         exchange.belongs_to(&route.flow);
+        let key = hash_key(&route, &request, place.connection);
         let request = outgoing(request, &route, exchange)?;
-        Ok((upgrade::ask(place, &route, request, wish, exchange).await?, route))
+        Ok((upgrade::ask(place, &route, request, key, wish, exchange).await?, route))
     }
 
     async fn forward(
         &self,
+        connection: &Connection,
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Answer, Arc<Route>), Refusal> {
         headers::check(&request)?;
         let route = self.http_route(&request)?;
         exchange.belongs_to(&route.flow);
+        let key = hash_key(&route, &request, connection);
         let request = outgoing(request, &route, exchange)?;
-        let answer = tries::send(&self.pool, &route, request, exchange).await?;
+        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
         Ok((answer, route))
     }
 
@@ -127,6 +131,11 @@ impl Outbound {
             found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
         }
     }
+}
+
+/// What a hashing balancer goes by.
+fn hash_key<B>(route: &Route, request: &Request<B>, connection: &Connection) -> Option<u64> {
+    route.hash_on.as_ref()?.key(request.headers(), request.uri(), connection.peer.address.ip())
 }
 
 fn removed() -> Refusal {
@@ -264,10 +273,10 @@ impl Accept for Outbound {
 
     async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
         let route = self.tcp_route();
-        let flow = route.as_ref().map_or(&self.shared.unrouted, |route| &route.flow);
+        let flow = route.as_ref().map_or(&self.shared.unrouted, |route| &route.flow).clone();
         let log = self.shared.access_log.snapshot();
-        let exchange = Exchange::begin_raw(flow.clone(), &connection, log.as_ref().as_ref());
-        let route = route.as_deref().ok_or_else(removed);
+        let exchange = Exchange::begin_raw(flow, &connection, log.as_ref().as_ref());
+        let route = route.ok_or_else(removed);
         tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

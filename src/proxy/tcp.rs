@@ -1,25 +1,28 @@
 //! Connections without HTTP: a TCP upstream for our app, a TCP app for the mesh. One connection counts as one request.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use http::HeaderMap;
 
 use super::Refusal;
 use super::exchange::Exchange;
 use super::opening::Opening;
 use super::tunnel::Tunnel;
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::published::Published;
 use crate::route::Route;
-use crate::service::{Lease, Permit};
+use crate::service::Lease;
 use crate::stream::Stream;
 use crate::telemetry::{AccessLog, Flow};
-use crate::upstream::Pool;
+use crate::upstream::{Failed, Pool};
 
 /// Carries an accepted connection to one of the route's endpoints, to its end.
 pub(super) async fn carry<S: Stream>(
     pool: &Pool,
-    route: Result<&Route, Refusal>,
+    route: Result<Arc<Route>, Refusal>,
     client: S,
     connection: &Arc<Connection>,
     mut exchange: Exchange,
@@ -27,14 +30,16 @@ pub(super) async fn carry<S: Stream>(
 ) {
     let hold = connection.hold();
     let opened = match route {
-        Ok(route) => open(pool, route, &mut exchange).await.map(|opened| (opened, route.idle_timeout)),
+        Ok(route) => {
+            let key = key_of(&route, connection);
+            open(pool, &route, key, &mut exchange).await.map(|opened| (opened, route))
+        }
         Err(refusal) => Err(refusal),
     };
     match opened {
-        Ok(((endpoint, lease, permit, took), idle)) => {
-            exchange.answered(http::StatusCode::OK, Instant::now());
-            let tunnel =
-                Tunnel { exchange, lease, _permit: permit, _held: None, _hold: hold, idle, took, proven: false };
+        Ok(((endpoint, lease, took), route)) => {
+            exchange.answered(http::StatusCode::OK, clock::now());
+            let tunnel = Tunnel { exchange, route, lease, _held: None, _hold: hold, took, proven: false };
             tunnel.run(client, endpoint, lifecycle).await;
         }
         Err(refusal) => {
@@ -59,22 +64,38 @@ pub(super) fn refuse(
     exchange.finish();
 }
 
+/// What a hashing balancer goes by: without a request only its caller's address.
+fn key_of(route: &Route, connection: &Connection) -> Option<u64> {
+    let nothing = http::Uri::from_static("/");
+    route.hash_on.as_ref()?.key(&HeaderMap::new(), &nothing, connection.peer.address.ip())
+}
+
 /// A connection to an endpoint, with how long it took to make.
-pub(super) type Opened = (Box<dyn Stream>, Lease, Option<Permit>, Duration);
+pub(super) type Opened = (Box<dyn Stream>, Lease, Duration);
 
 /// Tries endpoints until one takes a connection: nothing was sent before, so any failure may be tried again.
 ///
 /// # Errors
 /// The reason for the caller.
-pub(super) async fn open(pool: &Pool, route: &Route, exchange: &mut Exchange) -> Result<Opened, Refusal> {
-    let deadline = route.timeout.map(|timeout| exchange.began() + timeout);
-    let mut opening = Opening::begin(route, deadline)?;
+pub(super) async fn open(
+    pool: &Pool,
+    route: &Route,
+    key: Option<u64>,
+    exchange: &mut Exchange,
+) -> Result<Opened, Refusal> {
+    let mut opening = Opening::begin(route, key, &HeaderMap::new(), exchange)?;
     loop {
         let lease = opening.next(exchange)?;
-        let began = Instant::now();
+        let began = clock::now();
         match opening.within(&lease, pool.connect(lease.endpoint(), route.connect_timeout)).await? {
-            Ok(endpoint) => return Ok((endpoint, lease, opening.opened(), began.elapsed())),
-            Err(error) => opening.failed(lease, &error, true, exchange).await?,
+            Ok(endpoint) => {
+                opening.answered();
+                return Ok((endpoint, lease, clock::now().saturating_duration_since(began)));
+            }
+            Err(error) => {
+                let failed = Failed { error, request: None, reused: false };
+                opening.failed(lease, &failed, true, exchange).await?;
+            }
         }
     }
 }

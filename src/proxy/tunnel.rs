@@ -3,28 +3,30 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::copy::{Copy, End, Side};
 use super::exchange::Exchange;
-use super::opening::RESET_PENALTY;
+use super::verdict::{RESET_PENALTY, note_transition};
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Hold;
 use crate::reason::Reason;
-use crate::service::{Lease, Permit};
+use crate::route::Route;
+use crate::service::Lease;
 use crate::stream::Stream;
 use crate::upstream::Held;
 
 /// An open tunnel with all that it holds until its end.
 pub(super) struct Tunnel {
     pub exchange: Exchange,
+    pub route: Arc<Route>,
     pub lease: Lease,
-    pub _permit: Option<Permit>,
     /// Its place on the endpoint's HTTP/2 connection.
     pub _held: Option<Held>,
     /// Keeps the client's connection counted and open.
     pub _hold: Hold,
-    pub idle: Duration,
     /// How long the endpoint took to take it: its latency, told with its first byte.
     pub took: Duration,
     /// Whether the endpoint has proven by more than a connection that it is well.
@@ -34,7 +36,7 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Copies until both sides have closed, one broke off, nothing came for too long, or time is up.
     pub(super) async fn run<A: Stream, B: Stream>(mut self, client: A, endpoint: B, lifecycle: Lifecycle) {
-        let mut copy = Copy::new(client, endpoint, self.idle);
+        let mut copy = Copy::new(client, endpoint, self.route.idle_timeout);
         let mut cut = pin!(lifecycle.cut_short());
         let end = std::future::poll_fn(|cx| {
             let polled = copy.poll(cx).map(Some);
@@ -64,7 +66,7 @@ impl Tunnel {
                 self.exchange.finish();
             }
             End::Idle => {
-                let detail = format!("no byte either way for {:?}", self.idle);
+                let detail = format!("no byte either way for {:?}", self.route.idle_timeout);
                 let _ = tokio::time::timeout(CLOSING, copy.close()).await;
                 self.exchange.broke(Reason::Deadline, &detail);
             }
@@ -76,7 +78,8 @@ impl Tunnel {
             End::Broke(Side::Endpoint, error) => {
                 copy.sides().0.abort();
                 if !self.proven {
-                    self.lease.broke(RESET_PENALTY, Instant::now());
+                    let transition = self.lease.broke(RESET_PENALTY, clock::now());
+                    note_transition(&self.route, &self.lease, transition, &error);
                 }
                 self.exchange.broke(Reason::UpstreamReset, &cause("the endpoint", &error));
             }
@@ -85,8 +88,9 @@ impl Tunnel {
 
     fn prove(&mut self) {
         self.proven = true;
-        let now = Instant::now();
-        self.lease.answered(now.checked_sub(self.took).unwrap_or(now), now, true);
+        let now = clock::now();
+        let transition = self.lease.answered(now.checked_sub(self.took).unwrap_or(now), now, true);
+        note_transition(&self.route, &self.lease, transition, &"");
     }
 }
 

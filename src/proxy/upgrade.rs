@@ -2,7 +2,7 @@
 //! declared TCP upstream (RFC 9110 §9.3.6).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -19,11 +19,13 @@ use super::opening::Opening;
 use super::outbound::finish;
 use super::tries::Answer;
 use super::tunnel::Tunnel;
+use super::verdict::note_transition;
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Route;
-use crate::service::{Lease, Permit};
+use crate::service::Lease;
 use crate::stream::Stream;
 use crate::upstream::{Held, Pool, RequestBody, Switch, Turned, Want, websocket};
 
@@ -124,7 +126,6 @@ pub(super) struct Opened {
 
 struct Ends {
     lease: Lease,
-    permit: Option<Permit>,
     held: Option<Held>,
     took: Duration,
     proven: bool,
@@ -146,41 +147,44 @@ pub(super) async fn ask(
     place: Place<'_>,
     route: &Route,
     request: Request<RequestBody>,
+    key: Option<u64>,
     wish: &Wish,
     exchange: &mut Exchange,
 ) -> Result<Outcome, Refusal> {
     refuse_new(place)?;
     let switch = wish.switch();
     let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
-    let deadline = route.timeout.map(|timeout| exchange.began() + timeout);
-    let mut opening = Opening::begin(route, deadline)?;
+    let mut opening = Opening::begin(route, key, request.headers(), exchange)?;
     let mut request = request;
     loop {
         let lease = opening.next(exchange)?;
+        opening.tell(request.headers_mut());
         let sent = opening.within(&lease, place.pool.switch(lease.endpoint(), request, &switch, want)).await?;
         match sent {
             Ok(Turned::Switched(switched)) => {
-                let now = Instant::now();
+                let now = clock::now();
                 let response = switched_answer(&switched.head, &wish.way, &switch);
                 exchange.answered(response.status(), now);
-                lease.answered(switched.at, now, true);
-                let permit = opening.opened();
+                note_transition(route, &lease, lease.answered(switched.at, now, true), &"");
+                opening.answered();
                 let (endpoint, held) = (Box::new(switched.stream), switched.held);
                 let took = now.saturating_duration_since(switched.at);
-                let tunnel = Ends { lease, permit, held, took, proven: true, endpoint };
+                let tunnel = Ends { lease, held, took, proven: true, endpoint };
                 return Ok(Outcome::Opened(Box::new(Opened { response, tunnel })));
             }
             Ok(Turned::Answered(sent)) => {
-                let now = Instant::now();
-                exchange.answered(sent.response.status(), now);
-                lease.answered(sent.at, now, true);
-                opening.opened();
+                let now = clock::now();
+                let status = sent.response.status();
+                exchange.answered(status, now);
+                let transition = lease.answered(sent.at, now, !route.failures.contains(status));
+                note_transition(route, &lease, transition, &status);
+                opening.answered();
                 let response = sent.response.map(|rest| Begun { ahead: Bytes::new(), rest });
                 return Ok(Outcome::Answer(Box::new(Answer::Streaming(response, lease))));
             }
             Err(failed) => {
                 let at_hand = failed.request.is_some();
-                opening.failed(lease, &failed.error, at_hand, exchange).await?;
+                opening.failed(lease, &failed, at_hand, exchange).await?;
                 let lost = || Refusal::new(Reason::InternalBug, "a retry without a request");
                 request = failed.request.ok_or_else(lost)?;
             }
@@ -192,11 +196,16 @@ pub(super) async fn ask(
 ///
 /// # Errors
 /// The reason for the caller.
-pub(super) async fn connect(place: Place<'_>, route: &Route, exchange: &mut Exchange) -> Result<Outcome, Refusal> {
+pub(super) async fn connect(
+    place: Place<'_>,
+    route: &Route,
+    key: Option<u64>,
+    exchange: &mut Exchange,
+) -> Result<Outcome, Refusal> {
     refuse_new(place)?;
-    let (endpoint, lease, permit, took) = super::tcp::open(place.pool, route, exchange).await?;
-    exchange.answered(StatusCode::OK, Instant::now());
-    let tunnel = Ends { lease, permit, held: None, took, proven: false, endpoint };
+    let (endpoint, lease, took) = super::tcp::open(place.pool, route, key, exchange).await?;
+    exchange.answered(StatusCode::OK, clock::now());
+    let tunnel = Ends { lease, held: None, took, proven: false, endpoint };
     Ok(Outcome::Opened(Box::new(Opened { response: Response::new(()), tunnel })))
 }
 
@@ -213,16 +222,16 @@ pub(super) fn answer(
     outcome: Outcome,
     wish: Wish,
     place: Place<'_>,
-    route: &Route,
+    route: &Arc<Route>,
     exchange: Exchange,
 ) -> Response<ResponseBody> {
     let opened = match outcome {
         Outcome::Opened(opened) => opened,
         Outcome::Answer(answer) => return finish(*answer, route, exchange),
     };
-    let Opened { response, tunnel: Ends { lease, permit, held, took, proven, endpoint } } = *opened;
-    let (idle, hold) = (route.idle_timeout, place.connection.hold());
-    let tunnel = Tunnel { exchange, lease, _permit: permit, _held: held, _hold: hold, idle, took, proven };
+    let Opened { response, tunnel: Ends { lease, held, took, proven, endpoint } } = *opened;
+    let (hold, route) = (place.connection.hold(), route.clone());
+    let tunnel = Tunnel { exchange, route, lease, _held: held, _hold: hold, took, proven };
     let lifecycle = place.lifecycle.clone();
     place.lifecycle.spawn("tunnel", async move {
         // An error: the client was gone before it had our answer. The tunnel's record says so when it is dropped.

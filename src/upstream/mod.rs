@@ -4,12 +4,16 @@
 mod body;
 mod dial;
 mod pool;
+mod record;
 mod switch;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod websocket;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
 pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use record::Recording;
 pub use switch::{Held, Switch, Turned};
 
 use http::Request;

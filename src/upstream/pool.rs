@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::dial::{Dialed, Dialer, Offer};
 use super::switch::{PeerSettings, drive};
 use super::{AttemptError, Failed, RequestBody};
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::service::{Endpoint, Wire};
 
@@ -118,7 +119,7 @@ impl Pool {
                 Ok(found) => found,
                 Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
             };
-            let at = Instant::now();
+            let at = clock::now();
             match self.exchange(&connections, way, request, want.authority).await {
                 Ok(response) => return Ok(Sent { response, at }),
                 Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
@@ -180,6 +181,8 @@ impl Pool {
         match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
             Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
             Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
+            #[cfg(test)]
+            Dialed::Memory(stream) => self.open_http1(to, stream).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
             Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream).await.map(Way::Http1),
         }
@@ -215,7 +218,7 @@ impl Pool {
             .map_err(|error| connect_error(to, &error))?;
         let settings = Arc::<PeerSettings>::default();
         self.inner.lifecycle.spawn("upstream-connection", drive(connection, settings.clone()));
-        let since = Instant::now();
+        let since = clock::now();
         let shared = Shared { sender, streams: Arc::new(Mutex::new(since)), since, settings };
         to.shared.lock().push(shared.clone());
         Ok(shared)
@@ -302,13 +305,13 @@ impl Connections {
     /// A connection whose exchange is over.
     pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
         if !sender.is_closed() && self.endpoint.is_wanted() {
-            self.idle.lock().push(Idle { sender, since: Instant::now() });
+            self.idle.lock().push(Idle { sender, since: clock::now() });
         }
     }
 
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
-            *shared.streams.lock() = Instant::now();
+            *shared.streams.lock() = clock::now();
             return Some(Way::Http2(shared.clone()));
         }
         let mut idle = self.idle.lock();
@@ -435,7 +438,7 @@ impl Tethered {
             Home::Http1 { sender: Some(sender), to } => {
                 to.give_back(sender);
             }
-            Home::Http2 { shared } => *shared.streams.lock() = Instant::now(),
+            Home::Http2 { shared } => *shared.streams.lock() = clock::now(),
             Home::Http1 { sender: None, .. } | Home::Gone => {}
         }
     }

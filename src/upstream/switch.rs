@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::dial::{Dialed, Offer};
 use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
 use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, websocket};
+use crate::clock;
 use crate::service::{Endpoint, Wire};
 use crate::stream::Stream;
 
@@ -84,6 +85,8 @@ impl Pool {
     pub async fn connect(&self, endpoint: &Endpoint, limit: Duration) -> Result<Box<dyn Stream>, AttemptError> {
         Ok(match self.dialer().dial(endpoint, Offer::Nothing, limit).await? {
             Dialed::Plain(socket) => Box::new(socket),
+            #[cfg(test)]
+            Dialed::Memory(stream) => Box::new(stream),
             Dialed::Mesh { stream, .. } => stream,
         })
     }
@@ -100,7 +103,7 @@ impl Pool {
             Ok(sender) => sender,
             Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
         };
-        let at = Instant::now();
+        let at = clock::now();
         *request.version_mut() = Version::HTTP_11;
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -130,6 +133,8 @@ impl Pool {
     ) -> Result<http1::SendRequest<RequestBody>, AttemptError> {
         let stream: Box<dyn Stream> = match self.dialer().dial(to.endpoint(), Offer::Http1, limit).await? {
             Dialed::Plain(socket) => Box::new(socket),
+            #[cfg(test)]
+            Dialed::Memory(stream) => Box::new(stream),
             Dialed::Mesh { stream, .. } => stream,
         };
         let (sender, connection) =
@@ -143,7 +148,7 @@ impl Pool {
 
 /// As a stream of an HTTP/2 connection.
 async fn connect(mut shared: Shared, mut request: Request<RequestBody>, want: Want<'_>) -> Result<Turned, Failed> {
-    let at = Instant::now();
+    let at = clock::now();
     let key = request.headers_mut().remove(websocket::KEY);
     *request.version_mut() = Version::HTTP_2;
     *request.method_mut() = Method::CONNECT;
@@ -223,7 +228,7 @@ impl Shared {
             if let Some(known) = self.settings.look().await {
                 return known;
             }
-            if self.since.elapsed() > SETTLED || self.sender.is_closed() {
+            if clock::now().saturating_duration_since(self.since) > SETTLED || self.sender.is_closed() {
                 self.settings.connect.store(NO, Ordering::Relaxed);
                 return false;
             }
