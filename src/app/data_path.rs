@@ -79,20 +79,24 @@ impl DataPath {
         });
         let pools_life = Lifecycle::new();
         let dialer = Dialer::new(identity.clone());
-        let pools = |idle: Duration| -> Vec<Pool> {
-            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
+        let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };
-        let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
         Ok(Self {
-            inbound_pools: pools(settings::APP_IDLE),
-            outbound_pools: pools(settings::MESH_IDLE),
+            inbound_pools: pools(settings::APP_IDLE, config.inbound.keeps_case),
+            outbound_pools: pools(settings::MESH_IDLE, config.outbound.keeps_case),
             security: settings::security(config.inbound.mtls, identity),
             inbound_settings: Arc::new(Published::new(settings::listen(
                 config.inbound.timeouts,
                 config.inbound.limits,
+                config.inbound.keeps_case,
             ))),
-            outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
+            outbound_settings: Arc::new(Published::new(settings::listen(
+                config.outbound.timeouts,
+                config.outbound.limits,
+                config.outbound.keeps_case,
+            ))),
             upstreams: Upstreams::new(watching, &config.outbound)?,
             workers,
             metrics,
@@ -188,8 +192,16 @@ impl DataPath {
         let flow = self.inbound.view.peek().app.flow.clone();
         self.inbound.view.store(inbound_view(config, &self.app, &flow)?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
-        self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
-        self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
+        self.inbound_settings.store(settings::listen(
+            config.inbound.timeouts,
+            config.inbound.limits,
+            config.inbound.keeps_case,
+        ));
+        self.outbound_settings.store(settings::listen(
+            config.outbound.timeouts,
+            config.outbound.limits,
+            config.outbound.keeps_case,
+        ));
         self.access_log.store(log);
         Ok(())
     }

@@ -233,6 +233,7 @@ fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
         limits: limits(&section.section("limits"))?,
         adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
+        keeps_case: section.take("header_case", keeps_case)?,
     })
 }
 
@@ -243,6 +244,10 @@ pub(super) fn timeouts(section: &Section<'_>) -> Option<InboundTimeouts> {
         body_idle: section.take("body_idle", values::duration)?,
         idle: section.take("idle", values::duration)?,
     })
+}
+
+pub(super) fn keeps_case(scalar: &Scalar) -> Result<bool, Fault> {
+    Ok(values::choice(scalar, &["lower", "keep"], &[])? == "keep")
 }
 
 pub(super) fn limits(section: &Section<'_>) -> Option<ListenLimits> {

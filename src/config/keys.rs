@@ -186,6 +186,7 @@ const INBOUND: &[Key] = &[
         "false",
         "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
     ),
+    HEADER_CASE,
     Key::later("authz", "Rules where Consul has no intentions."),
     Key::optional(
         "intentions",
@@ -195,6 +196,13 @@ const INBOUND: &[Key] = &[
     Key::later("plugins", "Plugins of all that comes in."),
     Key::later("routes", "Plugins, timeouts and limits for parts of the app."),
 ];
+
+const HEADER_CASE: Key = Key::new(
+    "header_case",
+    Shape::Leaf(Leaf::Choice { values: &["lower", "keep"], later: &[] }),
+    "lower",
+    "Names of HTTP/1.1 header fields, both ways: `lower`, or `keep` the case in which they came, for peers that heed it. HTTP/2 has lower case only.",
+);
 
 const TIMEOUTS: &[Key] = &[
     Key::new("handshake", TIME, "10s", "Until a TLS handshake is done."),
@@ -229,6 +237,7 @@ const OUTBOUND: &[Key] = &[
     ),
     Key::optional("timeouts", Shape::Section(TIMEOUTS), "Limits of waiting for the app."),
     Key::optional("limits", Shape::Section(LIMITS), "Bounds of what the app may use."),
+    HEADER_CASE,
     Key::optional(
         "defaults",
         Shape::Section(UPSTREAM_DEFAULTS),

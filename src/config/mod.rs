@@ -127,6 +127,8 @@ pub struct InboundSettings {
     /// A limit on requests under way to the app that follows its latency.
     pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    /// HTTP/1.1 field names keep the case in which they came.
+    pub keeps_case: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct ListenLimits {
 #[derive(Debug, Clone)]
 pub struct OutboundSettings {
     pub listen: SocketAddr,
+    /// HTTP/1.1 field names keep the case in which they came.
+    pub keeps_case: bool,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
     pub upstreams: Vec<UpstreamSettings>,

@@ -17,6 +17,7 @@ pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
     let upstreams: Vec<UpstreamSettings> = sections.iter().filter_map(upstream).collect();
     Some(OutboundSettings {
         listen: section.take("listen", values::listen)?,
+        keeps_case: section.take("header_case", check::keeps_case)?,
         timeouts: check::timeouts(&section.section("timeouts"))?,
         limits: check::limits(&section.section("limits"))?,
         upstreams,

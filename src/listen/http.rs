@@ -70,6 +70,9 @@ where
     let mut builder = http1::Builder::new();
     // Dates come from the app; head and idle limits are kept by `watch`, without a timer for each request.
     builder.auto_date_header(false).header_read_timeout(None).max_header_size(settings.head_size);
+    if settings.keeps_case {
+        builder.preserve_header_case(true);
+    }
     builder.max_buf_size(settings.head_size.max(READ_BUFFER));
     if settings.headers != HYPER_HEADERS {
         builder.max_headers(settings.headers);

@@ -48,6 +48,8 @@ pub struct Settings {
     pub head_size: usize,
     pub headers: usize,
     pub h2_streams: u32,
+    /// HTTP/1.1 field names keep their case, as an extension of the message.
+    pub keeps_case: bool,
 }
 
 /// What a connection must prove.

@@ -138,6 +138,10 @@ fn incoming(
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
+    // The case of the names, where it is kept.
+    if !head.extensions.is_empty() {
+        *request.extensions_mut() = head.extensions;
+    }
     Ok(request)
 }
 

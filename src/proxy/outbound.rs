@@ -156,6 +156,10 @@ fn outgoing(
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
+    // The case of the names, where it is kept.
+    if !head.extensions.is_empty() {
+        *request.extensions_mut() = head.extensions;
+    }
     Ok(request)
 }
 
@@ -197,6 +201,9 @@ pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Respo
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
+    if !head.extensions.is_empty() {
+        *response.extensions_mut() = head.extensions;
+    }
     response
 }
 

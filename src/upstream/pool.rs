@@ -42,6 +42,8 @@ struct Inner {
 pub struct PoolSettings {
     /// An unused connection is closed after this; shorter than the peer's own limit, so that it rarely closes first.
     pub idle: Duration,
+    /// HTTP/1.1 field names keep their case, as an extension of the message.
+    pub keeps_case: bool,
 }
 
 /// The connections of this worker to one endpoint.
@@ -136,6 +138,14 @@ impl Pool {
         &self.inner.lifecycle
     }
 
+    pub(super) fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        if self.inner.settings.keeps_case {
+            builder.preserve_header_case(true);
+        }
+        builder
+    }
+
     pub(super) fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
         let mut endpoints = self.inner.endpoints.lock();
         let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
@@ -193,7 +203,7 @@ impl Pool {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
+            self.http1().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
         to.is_http1.store(true, Ordering::Relaxed);
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.

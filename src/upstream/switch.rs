@@ -138,7 +138,7 @@ impl Pool {
             Dialed::Mesh { stream, .. } => stream,
         };
         let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
+            self.http1().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
         self.lifecycle().spawn("upstream-connection", async move {
             let _ = connection.with_upgrades().await;
         });

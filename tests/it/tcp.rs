@@ -12,7 +12,7 @@ use crate::support::tcp::{connect, expect, reset, talk};
 use crate::support::{Ask, Consul, Embedded, SOON, Script, Sidecar, TcpApp, eventually, fixed_port, peers, throughout};
 
 /// `web` toward `db`, a TCP service.
-struct Db {
+struct Mesh {
     web: Sidecar,
     db: Sidecar,
     app: TcpApp,
@@ -20,8 +20,8 @@ struct Db {
     authority: Authority,
 }
 
-impl Db {
-    fn start(script: Script, mtls: &str, more: Value) -> Self {
+impl Mesh {
+    fn start(script: Script, mtls: &str) -> Self {
         let (app, registry, authority) = (TcpApp::start(script), Embedded::start(), Authority::new("mesh.test"));
         let db = sidecar("db", registry.agent(), &authority)
             .set("service.port", json!(app.address().port()))
@@ -30,9 +30,7 @@ impl Db {
             .set("inbound.mtls", json!(mtls))
             .start();
         registry.agent().wait_for("db", db.id(), "passing");
-        let mut upstream = json!({ "protocol": "tcp" });
-        upstream.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-        let web = sidecar("web", registry.agent(), &authority).upstream("db", upstream).start();
+        let web = sidecar("web", registry.agent(), &authority).upstream("db", json!({ "protocol": "tcp" })).start();
         Self { web, db, app, registry, authority }
     }
 }
@@ -56,7 +54,7 @@ fn line(sidecar: &Sidecar, bytes_out: u64) -> Value {
 
 #[test]
 fn bytes_cross_two_sidecars_and_each_way_closes_by_itself() {
-    let db = Db::start(Script::Echo, "strict", json!({}));
+    let db = Mesh::start(Script::Echo, "strict");
     assert_eq!(talk(db.web.upstream("db"), "select 1").unwrap(), "select 1 bye");
     let (outbound, inbound) = (line(&db.web, 12), line(&db.db, 12));
     assert_eq!((&outbound["method"], &outbound["path"], &outbound["status"]), (&json!(""), &json!(""), &json!(0)));
@@ -77,7 +75,7 @@ fn bytes_cross_two_sidecars_and_each_way_closes_by_itself() {
 
 #[test]
 fn much_goes_both_ways_at_once_without_growth() {
-    let db = Db::start(Script::Echo, "strict", json!({}));
+    let db = Mesh::start(Script::Echo, "strict");
     let size = 100 * 1024 * 1024;
     let before = db.web.metric("process_resident_memory_bytes", &[]);
     let mut socket = connect(db.web.upstream("db"));
@@ -106,7 +104,7 @@ fn much_goes_both_ways_at_once_without_growth() {
 
 #[test]
 fn a_server_that_speaks_first_is_heard_by_plain_and_by_mesh_callers() {
-    let db = Db::start(Script::Greet, "permissive", json!({}));
+    let db = Mesh::start(Script::Greet, "permissive");
     assert_eq!(talk(db.web.upstream("db"), "x").unwrap(), "220 ready\r\nx bye");
     // In plain text the client is silent until it is greeted.
     let mut plain = connect(db.db.inbound());
@@ -121,7 +119,7 @@ fn a_server_that_speaks_first_is_heard_by_plain_and_by_mesh_callers() {
 
 #[test]
 fn plain_text_is_refused_where_mtls_is_strict_and_nothing_reaches_the_app() {
-    let db = Db::start(Script::Greet, "strict", json!({}));
+    let db = Mesh::start(Script::Greet, "strict");
     let before = db.app.accepted();
     let heard = talk(db.db.inbound(), "GET / HTTP/1.1\r\nHost: db\r\n\r\n");
     assert!(
@@ -141,7 +139,7 @@ fn plain_text_is_refused_where_mtls_is_strict_and_nothing_reaches_the_app() {
 
 #[test]
 fn a_peer_that_is_someone_else_gets_no_byte() {
-    let db = Db::start(Script::Echo, "strict", json!({}));
+    let db = Mesh::start(Script::Echo, "strict");
     // `cache` is said to be where db is.
     let lies = json!({ "protocol": "tcp", "endpoints": [db.db.inbound().to_string()] });
     let web = sidecar("web", db.registry.agent(), &db.authority).upstream("cache", lies).start();
@@ -229,7 +227,7 @@ fn a_listener_takes_no_more_connections_than_its_cap() {
 
 #[test]
 fn connect_leads_to_a_declared_tcp_upstream_and_nowhere_else() {
-    let db = Db::start(Script::Echo, "strict", json!({}));
+    let db = Mesh::start(Script::Echo, "strict");
     let sentinel = TcpApp::start(Script::Echo);
     let mut socket = connect(db.web.outbound());
     socket.write_all(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\nearly").unwrap();
@@ -295,7 +293,7 @@ fn consuls_built_in_proxy_calls_our_tcp_service_and_is_called() {
 
 #[test]
 fn a_stop_lets_connections_finish_and_cuts_what_outlasts_grace() {
-    let mut db = Db::start(Script::Echo, "strict", json!({}));
+    let mut db = Mesh::start(Script::Echo, "strict");
     let upstream = db.web.upstream("db");
     let mut kept = connect(upstream);
     kept.write_all(b"x").unwrap();
@@ -331,7 +329,7 @@ fn a_stop_lets_connections_finish_and_cuts_what_outlasts_grace() {
 
 #[test]
 fn a_removed_upstreams_port_drains() {
-    let db = Db::start(Script::Echo, "strict", json!({}));
+    let db = Mesh::start(Script::Echo, "strict");
     let upstream = db.web.upstream("db");
     let mut kept = connect(upstream);
     kept.write_all(b"x").unwrap();

@@ -31,15 +31,8 @@ fn comes_to_rest(sidecar: &Sidecar) {
 fn ask_for_foo(to: SocketAddr) -> (TcpStream, String) {
     let mut socket = connect(to);
     socket.write_all(b"GET /foo HTTP/1.1\r\nHost: users\r\nConnection: Upgrade\r\nUpgrade: foo/1\r\n\r\n").unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        socket
-            .read_exact(&mut byte)
-            .unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&head)));
-        head.push(byte[0]);
-    }
-    (socket, String::from_utf8(head).unwrap().to_ascii_lowercase())
+    let head = head_of(&mut socket);
+    (socket, head.to_ascii_lowercase())
 }
 
 /// A pair whose `users` is that app.
@@ -224,13 +217,7 @@ fn http_1_0_clients_are_served_in_their_own_way() {
     let mut socket = connect(own);
     for _ in 0..2 {
         socket.write_all(b"GET /status/204 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let head = head_of(&mut socket).to_ascii_lowercase();
         assert!(head.starts_with("http/1.0 204 ") && head.contains("connection: keep-alive"), "{head}");
     }
     // Without a Host nothing names an upstream on the shared port.
@@ -243,4 +230,46 @@ fn http_1_0_clients_are_served_in_their_own_way() {
         pair.web.access().into_iter().find(|line| line["path"] == "/bytes/200000")
     });
     assert_eq!((&line["protocol"], &line["host"]), (&json!("HTTP/1.0"), &json!("")), "{line}");
+}
+
+#[test]
+fn field_names_keep_their_case_where_that_is_asked_for() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\nX-Answer-Case: 1\r\nCONTENT-LENGTH: 0\r\n\r\n";
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: old\r\nX-Request-Case: 1\r\nSOAPAction: x\r\n\r\n";
+    let (registry, authority) = (Embedded::start(), Authority::new("mesh.test"));
+    for (case, in_answer, in_request) in [
+        ("keep", "X-Answer-Case: 1", ["X-Request-Case: 1", "SOAPAction: x"]),
+        ("lower", "x-answer-case: 1", ["x-request-case: 1", "soapaction: x"]),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = json!({ "mtls": "off", "endpoints": [listener.local_addr().unwrap().to_string()] });
+        let web = sidecar("web", registry.agent(), &authority).upstream("old", upstream);
+        let web = web.set("outbound.header_case", json!(case)).start();
+        let app = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let head = head_of(&mut socket);
+            socket.write_all(ANSWER.as_bytes()).unwrap();
+            head
+        });
+        let mut socket = connect(web.upstream("old"));
+        socket.write_all(REQUEST.as_bytes()).unwrap();
+        let answer = head_of(&mut socket);
+        assert!(answer.contains(in_answer), "{case}: {answer}");
+        let request = app.join().unwrap();
+        assert!(in_request.iter().all(|field| request.contains(field)), "{case}: {request}");
+    }
+}
+
+/// Reads a message's head.
+#[track_caller]
+fn head_of(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&head)));
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
 }

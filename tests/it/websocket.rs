@@ -20,20 +20,20 @@ const SCENARIOS: [&str; 10] = [
 ];
 
 /// `web` toward `chat` before a WebSocket server.
-struct Chat {
+struct Mesh {
     web: Sidecar,
     chat: Sidecar,
     server: Process,
     _registry: Embedded,
 }
 
-impl Chat {
-    fn start(more: Value) -> Self {
+impl Mesh {
+    fn start() -> Self {
         let (server, address) = python::server("websocket_peer");
         let (registry, authority) = (Embedded::start(), Authority::new("mesh.test"));
         let chat = sidecar("chat", registry.agent(), &authority).set("service.port", json!(address.port())).start();
         registry.agent().wait_for("chat", chat.id(), "passing");
-        let web = sidecar("web", registry.agent(), &authority).upstream("chat", more).start();
+        let web = sidecar("web", registry.agent(), &authority).upstream("chat", json!({})).start();
         Self { web, chat, server, _registry: registry }
     }
 }
@@ -56,7 +56,7 @@ fn line_of(sidecar: &Sidecar, path: &str, status: u16) -> Value {
 
 #[test]
 fn websockets_cross_two_sidecars_as_streams_of_one_http2_connection() {
-    let chat = Chat::start(json!({}));
+    let chat = Mesh::start();
     assert_eq!(python::client("websocket_peer", chat.web.upstream("chat")), SCENARIOS);
     // Outbound speaks HTTP/1.1 with its client, inbound HTTP/2 with its peer.
     let outbound = line_of(&chat.web, "/echo", 101);
@@ -101,7 +101,7 @@ fn websockets_reach_a_plain_endpoint() {
 
 #[test]
 fn a_request_that_is_not_granted_its_upgrade_is_answered_as_any_other() {
-    let chat = Chat::start(json!({}));
+    let chat = Mesh::start();
     let plain = Ask::get("/echo").host("chat").header("Connection", "upgrade").header("Upgrade", "h2c");
     let answer = plain.header("HTTP2-Settings", "AAMAAABkAAQAAP__").send(chat.web.outbound());
     // The server wants a WebSocket: that h2c was asked for did not reach it.
