@@ -136,7 +136,9 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| app.list(update.listings));
+        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+            app.list(update.listings, Instant::now());
+        });
         self.control.spawn("watch-app", followed);
     }
 

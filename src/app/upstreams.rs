@@ -71,7 +71,7 @@ impl Upstreams {
             if let Some(listening) = gone.listening {
                 listening.begin_drain();
             }
-            gone.service.list(Vec::new());
+            gone.service.list(Vec::new(), Instant::now());
             self.watching.metrics.forget_upstream(name.as_str());
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Upstreams {
         let (service, status) = (service.clone(), self.watching.status.clone());
         let registry = self.registry(upstream);
         let sink = move |update: crate::registry::Update| {
-            service.list(update.listings);
+            service.list(update.listings, Instant::now());
             if update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
             }

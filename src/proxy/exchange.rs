@@ -164,6 +164,11 @@ impl Exchange {
 
     /// Outrigger itself answers, for this reason.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        if refusal.reason == Reason::Deadline
+            && let Some(permit) = &self.permit
+        {
+            permit.timed_out(clock::now());
+        }
         self.reason = Some(refusal.reason);
         self.status = refusal.reason.status();
         self.note(&refusal.detail);

@@ -20,6 +20,7 @@ mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};
+pub use verdict::note_breaker;
 
 use crate::reason::Reason;
 

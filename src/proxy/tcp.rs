@@ -17,7 +17,7 @@ use crate::route::Route;
 use crate::service::Lease;
 use crate::stream::Stream;
 use crate::telemetry::{AccessLog, Flow};
-use crate::upstream::{Failed, Pool};
+use crate::upstream::{Failed, Held, Pool};
 
 /// Carries an accepted connection to one of the route's endpoints, to its end.
 pub(super) async fn carry<S: Stream>(
@@ -37,9 +37,9 @@ pub(super) async fn carry<S: Stream>(
         Err(refusal) => Err(refusal),
     };
     match opened {
-        Ok(((endpoint, lease, took), route)) => {
+        Ok(((endpoint, held, lease, took), route)) => {
             exchange.answered(http::StatusCode::OK, clock::now());
-            let tunnel = Tunnel { exchange, route, lease, _held: None, _hold: hold, took, proven: false };
+            let tunnel = Tunnel { exchange, route, lease, _held: held, _hold: hold, took, proven: false };
             tunnel.run(client, endpoint, lifecycle).await;
         }
         Err(refusal) => {
@@ -71,7 +71,7 @@ fn key_of(route: &Route, connection: &Connection) -> Option<u64> {
 }
 
 /// A connection to an endpoint, with how long it took to make.
-pub(super) type Opened = (Box<dyn Stream>, Lease, Duration);
+pub(super) type Opened = (Box<dyn Stream>, Held, Lease, Duration);
 
 /// Tries endpoints until one takes a connection: nothing was sent before, so any failure may be tried again.
 ///
@@ -87,10 +87,11 @@ pub(super) async fn open(
     loop {
         let lease = opening.next(exchange)?;
         let began = clock::now();
-        match opening.within(&lease, pool.connect(lease.endpoint(), route.connect_timeout)).await? {
-            Ok(endpoint) => {
+        let connecting = pool.connect(lease.endpoint(), route.service.connections(), route.connect_timeout);
+        match opening.within(&lease, connecting).await? {
+            Ok((endpoint, held)) => {
                 opening.answered();
-                return Ok((endpoint, lease, clock::now().saturating_duration_since(began)));
+                return Ok((endpoint, held, lease, clock::now().saturating_duration_since(began)));
             }
             Err(error) => {
                 let failed = Failed { error, request: None, reused: false };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::copy::{Copy, End, Side};
 use super::exchange::Exchange;
-use super::verdict::{RESET_PENALTY, note_transition};
+use super::verdict::{PENALTY, note_transition};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Hold;
@@ -23,8 +23,8 @@ pub(super) struct Tunnel {
     pub exchange: Exchange,
     pub route: Arc<Route>,
     pub lease: Lease,
-    /// Its place on the endpoint's HTTP/2 connection.
-    pub _held: Option<Held>,
+    /// Its place among the connections to the service.
+    pub _held: Held,
     /// Keeps the client's connection counted and open.
     pub _hold: Hold,
     /// How long the endpoint took to take it: its latency, told with its first byte.
@@ -78,7 +78,7 @@ impl Tunnel {
             End::Broke(Side::Endpoint, error) => {
                 copy.sides().0.abort();
                 if !self.proven {
-                    let transition = self.lease.broke(RESET_PENALTY, clock::now());
+                    let transition = self.lease.broke(PENALTY, clock::now());
                     note_transition(&self.route, &self.lease, transition, &error);
                 }
                 self.exchange.broke(Reason::UpstreamReset, &cause("the endpoint", &error));

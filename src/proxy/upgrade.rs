@@ -126,7 +126,7 @@ pub(super) struct Opened {
 
 struct Ends {
     lease: Lease,
-    held: Option<Held>,
+    held: Held,
     took: Duration,
     proven: bool,
     endpoint: Box<dyn Stream>,
@@ -153,7 +153,12 @@ pub(super) async fn ask(
 ) -> Result<Outcome, Refusal> {
     refuse_new(place)?;
     let switch = wish.switch();
-    let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
+    let want = Want {
+        http2: route.http2,
+        authority: route.authority.as_ref(),
+        connect_timeout: route.connect_timeout,
+        limit: route.service.connections(),
+    };
     let mut opening = Opening::begin(route, key, request.headers(), exchange)?;
     let mut request = request;
     loop {
@@ -203,9 +208,9 @@ pub(super) async fn connect(
     exchange: &mut Exchange,
 ) -> Result<Outcome, Refusal> {
     refuse_new(place)?;
-    let (endpoint, lease, took) = super::tcp::open(place.pool, route, key, exchange).await?;
+    let (endpoint, held, lease, took) = super::tcp::open(place.pool, route, key, exchange).await?;
     exchange.answered(StatusCode::OK, clock::now());
-    let tunnel = Ends { lease, held: None, took, proven: false, endpoint };
+    let tunnel = Ends { lease, held, took, proven: false, endpoint };
     Ok(Outcome::Opened(Box::new(Opened { response: Response::new(()), tunnel })))
 }
 

@@ -8,13 +8,15 @@ mod record;
 mod switch;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tethered;
 pub mod websocket;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
-pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use pool::{Pool, PoolSettings, Sent, Want};
 pub use record::Recording;
 pub use switch::{Held, Switch, Turned};
+pub use tethered::Tethered;
 
 use http::Request;
 
@@ -31,6 +33,8 @@ pub enum AttemptError {
     BadPeer { address: std::net::SocketAddr, cause: String },
     #[error("this sidecar has no identity yet, so it cannot speak mTLS")]
     NoIdentity,
+    #[error("as many connections as allowed are open, and as many requests as allowed wait for one")]
+    Overloaded,
     /// The peer took the connection but not this request; nothing of it can have been acted on.
     #[error("the connection ended before the request was taken: {0}")]
     Unsent(String),

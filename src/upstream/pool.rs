@@ -2,17 +2,12 @@
 //! contended: only this worker's thread takes them.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version, header};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -20,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
 use super::switch::{PeerSettings, drive};
+use super::tethered::{Home, Tethered};
 use super::{AttemptError, Failed, RequestBody};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
-use crate::service::{Endpoint, Wire};
+use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 
 /// One worker's pool.
 #[derive(Clone)]
@@ -49,6 +45,7 @@ pub struct PoolSettings {
 /// The connections of this worker to one endpoint.
 pub(super) struct Connections {
     endpoint: Arc<Endpoint>,
+    limit: Arc<ConnectionLimit>,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
     /// One dial at a time while it is open whether the endpoint speaks HTTP/2, so that a burst shares one connection.
@@ -66,13 +63,25 @@ struct Idle {
 pub(super) struct Shared {
     pub(super) sender: http2::SendRequest<RequestBody>,
     /// One reference for the pool's list, one for each stream.
-    streams: Arc<Mutex<Instant>>,
+    streams: Arc<Streams>,
     /// When it was made.
     pub(super) since: Instant,
     pub(super) settings: Arc<PeerSettings>,
 }
 
+struct Streams {
+    /// When the last one began or ended.
+    last: Mutex<Instant>,
+    limit: Arc<ConnectionLimit>,
+}
+
 impl Shared {
+    /// One of its streams has ended.
+    pub(super) fn ended(&self) {
+        *self.streams.last.lock() = clock::now();
+        self.streams.limit.note_idle();
+    }
+
     fn streams(&self) -> usize {
         Arc::strong_count(&self.streams) - 1
     }
@@ -83,13 +92,15 @@ impl Shared {
 }
 
 /// What a request wants of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Want<'a> {
     /// HTTP/2 where the endpoint's wire leaves it open.
     pub http2: bool,
     /// For HTTP/2; `None`: what Host says.
     pub authority: Option<&'a Authority>,
     pub connect_timeout: Duration,
+    /// What bounds the connections to all endpoints of the service.
+    pub limit: &'a Arc<ConnectionLimit>,
 }
 
 /// An answer whose connection comes back to the pool with the last byte of the body.
@@ -114,7 +125,7 @@ impl Pool {
         request: Request<RequestBody>,
         want: Want<'_>,
     ) -> Result<Sent, Failed> {
-        let connections = self.connections(endpoint);
+        let connections = self.connections(endpoint, want.limit);
         let mut request = request;
         loop {
             let (way, reused) = match self.connection(&connections, want).await {
@@ -146,11 +157,12 @@ impl Pool {
         builder
     }
 
-    pub(super) fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
+    pub(super) fn connections(&self, endpoint: &Arc<Endpoint>, limit: &Arc<ConnectionLimit>) -> Arc<Connections> {
         let mut endpoints = self.inner.endpoints.lock();
         let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
             Arc::new(Connections {
                 endpoint: endpoint.clone(),
+                limit: limit.clone(),
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 dialling: tokio::sync::Mutex::default(),
@@ -172,7 +184,7 @@ impl Pool {
     async fn new_connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
         if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
-            return Ok((self.open(to, want).await?, false));
+            return self.open_within_limit(to, want).await;
         }
         // Until the first connection is up nobody knows whether it can be shared: the others wait for it.
         let address = to.endpoint.listing.address;
@@ -182,23 +194,57 @@ impl Pool {
         if let Some(way) = to.at_hand() {
             return Ok((way, true));
         }
-        let way = self.open(to, want).await?;
+        let way = self.open_within_limit(to, want).await?;
         drop(alone);
-        Ok((way, false))
+        Ok(way)
     }
 
-    async fn open(&self, to: &Connections, want: Want<'_>) -> Result<Way, AttemptError> {
-        match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
-            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
-            Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
-            #[cfg(test)]
-            Dialed::Memory(stream) => self.open_http1(to, stream).await.map(Way::Http1),
-            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
-            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream).await.map(Way::Http1),
+    /// Opens a connection where the service's limit allows it, else waits in line for one to come free.
+    async fn open_within_limit(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
+        let slot = match want.limit.try_open() {
+            Some(slot) => slot,
+            None => {
+                let pending = want.limit.try_wait().ok_or(AttemptError::Overloaded)?;
+                self.give_up_idle(to);
+                match pending.connection(|| to.at_hand()).await {
+                    Waited::AtHand(way) => return Ok((way, true)),
+                    Waited::Slot(slot) => slot,
+                }
+            }
+        };
+        Ok((self.open(to, want, slot).await?, false))
+    }
+
+    /// Closes an unused connection to another endpoint of the service, so that its place in the limit goes to `to`.
+    pub(super) fn give_up_idle(&self, to: &Connections) {
+        let endpoints = self.inner.endpoints.lock();
+        let others = endpoints
+            .values()
+            .filter(|other| other.endpoint.number() != to.endpoint.number() && Arc::ptr_eq(&other.limit, &to.limit));
+        for other in others {
+            if other.idle.lock().pop().is_some() {
+                return;
+            }
         }
     }
 
-    async fn open_http1<S>(&self, to: &Connections, stream: S) -> Result<http1::SendRequest<RequestBody>, AttemptError>
+    async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
+        match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
+            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
+            Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            #[cfg(test)]
+            Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream, slot).await.map(Way::Http2),
+            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream, slot).await.map(Way::Http1),
+        }
+    }
+
+    async fn open_http1<S>(
+        &self,
+        to: &Connections,
+        stream: S,
+        slot: ConnectionSlot,
+    ) -> Result<http1::SendRequest<RequestBody>, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -208,11 +254,12 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
             let _ = connection.await;
+            drop(slot);
         });
         Ok(sender)
     }
 
-    async fn open_http2<S>(&self, to: &Connections, stream: S) -> Result<Shared, AttemptError>
+    async fn open_http2<S>(&self, to: &Connections, stream: S, slot: ConnectionSlot) -> Result<Shared, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -226,10 +273,14 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| connect_error(to, &error))?;
-        let settings = Arc::<PeerSettings>::default();
-        self.inner.lifecycle.spawn("upstream-connection", drive(connection, settings.clone()));
-        let since = clock::now();
-        let shared = Shared { sender, streams: Arc::new(Mutex::new(since)), since, settings };
+        let (settings, since) = (Arc::<PeerSettings>::default(), clock::now());
+        let driven = drive(connection, settings.clone());
+        self.inner.lifecycle.spawn("upstream-connection", async move {
+            driven.await;
+            drop(slot);
+        });
+        let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
+        let shared = Shared { sender, streams, since, settings };
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -291,7 +342,7 @@ impl Pool {
                 if shared.streams() > 0 {
                     return !shared.sender.is_closed() && wanted;
                 }
-                let idle = now.saturating_duration_since(*shared.streams.lock());
+                let idle = now.saturating_duration_since(*shared.streams.last.lock());
                 wanted && !shared.sender.is_closed() && idle < self.inner.settings.idle
             });
         }
@@ -316,12 +367,18 @@ impl Connections {
     pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
         if !sender.is_closed() && self.endpoint.is_wanted() {
             self.idle.lock().push(Idle { sender, since: clock::now() });
+            self.limit.note_idle();
         }
+    }
+
+    /// Closes an unused connection; false where there is none.
+    pub(super) fn drop_idle(&self) -> bool {
+        self.idle.lock().pop().is_some()
     }
 
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
-            *shared.streams.lock() = clock::now();
+            *shared.streams.last.lock() = clock::now();
             return Some(Way::Http2(shared.clone()));
         }
         let mut idle = self.idle.lock();
@@ -413,77 +470,6 @@ fn full_cause(error: &hyper::Error) -> String {
         next = error.source();
     }
     text
-}
-
-/// The body of an answer; when it has ended well, its connection goes back to the pool.
-pub struct Tethered {
-    incoming: Incoming,
-    home: Home,
-}
-
-enum Home {
-    Http1 {
-        sender: Option<http1::SendRequest<RequestBody>>,
-        to: Arc<Connections>,
-    },
-    /// Held for its count of streams.
-    Http2 {
-        shared: Shared,
-    },
-    Gone,
-}
-
-impl Tethered {
-    /// Its connection ends with it.
-    pub(super) fn alone(incoming: Incoming) -> Self {
-        Self { incoming, home: Home::Gone }
-    }
-
-    pub(super) fn shared(incoming: Incoming, shared: Shared) -> Self {
-        Self { incoming, home: Home::Http2 { shared } }
-    }
-
-    fn go_home(&mut self) {
-        match std::mem::replace(&mut self.home, Home::Gone) {
-            Home::Http1 { sender: Some(sender), to } => {
-                to.give_back(sender);
-            }
-            Home::Http2 { shared } => *shared.streams.lock() = clock::now(),
-            Home::Http1 { sender: None, .. } | Home::Gone => {}
-        }
-    }
-}
-
-impl Body for Tethered {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None))
-            || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.incoming.is_end_stream())
-        {
-            self.go_home();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for Tethered {
-    fn drop(&mut self) {
-        // hyper never polls a body that says it is at its end (HEAD, 204, 304, length 0).
-        if self.incoming.is_end_stream() {
-            self.go_home();
-        }
-    }
 }
 
 const SETTLE: Duration = Duration::from_millis(10);

@@ -1,6 +1,7 @@
 //! Connections that leave HTTP: an upgrade over an HTTP/1.1 connection of its own, a WebSocket as an extended CONNECT on
 //! a shared HTTP/2 one (RFC 8441), and bytes that were never HTTP.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::dial::{Dialed, Offer};
 use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
 use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, websocket};
 use crate::clock;
-use crate::service::{Endpoint, Wire};
+use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 use crate::stream::Stream;
 
 /// What an endpoint is asked to switch to.
@@ -44,13 +45,13 @@ pub struct Switched {
     pub stream: TokioIo<Upgraded>,
     /// When a connection was at hand and the request left.
     pub at: Instant,
-    /// One of an HTTP/2 connection's streams as long as it is held.
-    pub held: Option<Held>,
+    pub held: Held,
 }
 
-/// Keeps a stream counted on its HTTP/2 connection.
+/// Keeps a tunnel counted: as a stream of its HTTP/2 connection, or as a connection of its service.
 pub struct Held {
-    _shared: Shared,
+    _shared: Option<Shared>,
+    _slot: Option<Arc<ConnectionSlot>>,
 }
 
 impl Pool {
@@ -63,7 +64,7 @@ impl Pool {
         switch: &Switch,
         want: Want<'_>,
     ) -> Result<Turned, Failed> {
-        let connections = self.connections(endpoint);
+        let connections = self.connections(endpoint, want.limit);
         if switch.websocket && is_plain_websocket(&request) && connections.may_be_http2(want) {
             let shared = match self.connection(&connections, want).await {
                 Ok((Way::Http2(shared), _)) => shared.takes_websockets().await.then_some(shared),
@@ -78,17 +79,43 @@ impl Pool {
                 return connect(shared, request, want).await;
             }
         }
-        self.upgrade(&connections, request, switch, want.connect_timeout).await
+        self.upgrade(&connections, request, switch, want).await
     }
 
     /// A connection for bytes that are no HTTP; the peer is checked as for HTTP.
-    pub async fn connect(&self, endpoint: &Endpoint, limit: Duration) -> Result<Box<dyn Stream>, AttemptError> {
-        Ok(match self.dialer().dial(endpoint, Offer::Nothing, limit).await? {
+    pub async fn connect(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        limit: &Arc<ConnectionLimit>,
+        connect_timeout: Duration,
+    ) -> Result<(Box<dyn Stream>, Held), AttemptError> {
+        let slot = Arc::new(self.slot(&self.connections(endpoint, limit), limit).await?);
+        let stream: Box<dyn Stream> = match self.dialer().dial(endpoint, Offer::Nothing, connect_timeout).await? {
             Dialed::Plain(socket) => Box::new(socket),
             #[cfg(test)]
             Dialed::Memory(stream) => Box::new(stream),
             Dialed::Mesh { stream, .. } => stream,
-        })
+        };
+        Ok((stream, Held { _shared: None, _slot: Some(slot) }))
+    }
+
+    /// A place among the service's connections for one that nobody else will use.
+    async fn slot(&self, to: &Connections, limit: &Arc<ConnectionLimit>) -> Result<ConnectionSlot, AttemptError> {
+        if let Some(slot) = limit.try_open() {
+            return Ok(slot);
+        }
+        let pending = limit.try_wait().ok_or(AttemptError::Overloaded)?;
+        self.give_up_idle(to);
+        // Another's connection that comes free is of no use here: one of them makes room by being closed.
+        let mut closed = false;
+        let waited = pending.connection(|| {
+            closed = closed || to.drop_idle();
+            None::<Infallible>
+        });
+        match waited.await {
+            Waited::Slot(slot) => Ok(slot),
+            Waited::AtHand(never) => match never {},
+        }
     }
 
     /// Over an HTTP/1.1 connection of its own.
@@ -97,10 +124,10 @@ impl Pool {
         to: &Arc<Connections>,
         mut request: Request<RequestBody>,
         switch: &Switch,
-        limit: Duration,
+        want: Want<'_>,
     ) -> Result<Turned, Failed> {
-        let mut sender = match self.own_http1(to, limit).await {
-            Ok(sender) => sender,
+        let (mut sender, slot) = match self.own_http1(to, want).await {
+            Ok(own) => own,
             Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
         };
         let at = clock::now();
@@ -121,7 +148,10 @@ impl Pool {
         let (head, body) = response.into_parts();
         let response = Response::from_parts(head.clone(), body);
         match hyper::upgrade::on(response).await {
-            Ok(stream) => Ok(Turned::Switched(Switched { head, stream: TokioIo::new(stream), at, held: None })),
+            Ok(stream) => {
+                let held = Held { _shared: None, _slot: Some(slot) };
+                Ok(Turned::Switched(Switched { head, stream: TokioIo::new(stream), at, held }))
+            }
             Err(error) => Err(bad(error.to_string())),
         }
     }
@@ -129,9 +159,11 @@ impl Pool {
     async fn own_http1(
         &self,
         to: &Connections,
-        limit: Duration,
-    ) -> Result<http1::SendRequest<RequestBody>, AttemptError> {
-        let stream: Box<dyn Stream> = match self.dialer().dial(to.endpoint(), Offer::Http1, limit).await? {
+        want: Want<'_>,
+    ) -> Result<(http1::SendRequest<RequestBody>, Arc<ConnectionSlot>), AttemptError> {
+        let slot = Arc::new(self.slot(to, want.limit).await?);
+        let dialed = self.dialer().dial(to.endpoint(), Offer::Http1, want.connect_timeout).await?;
+        let stream: Box<dyn Stream> = match dialed {
             Dialed::Plain(socket) => Box::new(socket),
             #[cfg(test)]
             Dialed::Memory(stream) => Box::new(stream),
@@ -139,10 +171,12 @@ impl Pool {
         };
         let (sender, connection) =
             self.http1().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
+        let until_end = slot.clone();
         self.lifecycle().spawn("upstream-connection", async move {
             let _ = connection.with_upgrades().await;
+            drop(until_end);
         });
-        Ok(sender)
+        Ok((sender, slot))
     }
 }
 
@@ -170,7 +204,7 @@ async fn connect(mut shared: Shared, mut request: Request<RequestBody>, want: Wa
     let response = Response::from_parts(head.clone(), body);
     match hyper::upgrade::on(response).await {
         Ok(stream) => {
-            let held = Some(Held { _shared: shared });
+            let held = Held { _shared: Some(shared), _slot: None };
             Ok(Turned::Switched(Switched { head, stream: TokioIo::new(stream), at, held }))
         }
         Err(error) => Err(bad(error.to_string())),

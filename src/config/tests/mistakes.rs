@@ -142,7 +142,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "outbound: { defaults: { protocol: tcp }, upstreams: [{ service: a }] }",
-        &["2:53: outbound.upstreams[0].listen: is missing, and with protocol: tcp"],
+        &["2:54: outbound.upstreams[0].listen: is missing, and with protocol: tcp"],
     ),
     ("outbound: { defaults: { service: a } }", &["2:25: outbound.defaults.service: unknown key"]),
 ];
