@@ -26,6 +26,9 @@ pub(super) struct Listed {
 #[derive(Serialize)]
 struct Upstream {
     service: String,
+    /// The rule whose own service it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
     #[serde(flatten)]
     counts: Counts,
     /// Where they are listed: the service's own watch, then those of its failovers. Empty for the app.
@@ -91,11 +94,16 @@ impl Listed {
         let watches = view.watches.snapshot();
         let watched = |service: &Service| watches.get(service.name()).map(Vec::as_slice).unwrap_or_default();
         let upstream = |route: &Arc<Route>| Upstream::of(&route.service, watched(&route.service), now);
+        let routes = view.outbound.routes.snapshot();
+        let own = routes.own_services();
+        let own = own
+            .into_iter()
+            .map(|(rule, service)| Upstream { route: Some(rule.to_owned()), ..Upstream::of(service, &[], now) });
         Self {
             service: view.service.to_string(),
             id: view.id.clone(),
             app: Upstream::of(&view.inbound.view.snapshot().app.service, &[], now),
-            upstreams: upstreams(view).iter().map(upstream).collect(),
+            upstreams: upstreams(view).iter().map(upstream).chain(own).collect(),
         }
     }
 }
@@ -105,6 +113,7 @@ impl Upstream {
         let endpoints = service.endpoints();
         Self {
             service: service.name().to_string(),
+            route: None,
             counts: Counts::of(endpoints.all(), now),
             registry: watches.iter().map(|watch| Watched::of(watch)).collect(),
             endpoints: endpoints.all().iter().map(|endpoint| Shown::of(endpoint, now)).collect(),

@@ -115,6 +115,23 @@ impl RouteTable {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values()
     }
+
+    /// Services that are one rule's own, with its name: where a rule says something of the service itself.
+    pub fn own_services(&self) -> Vec<(&str, &Arc<Service>)> {
+        let mut own: Vec<(&str, &Arc<Service>)> = Vec::new();
+        for rule in &self.rules {
+            let Some(forward) = rule.forward() else { continue };
+            let mirror = forward.mirror.iter().map(|mirror| &mirror.route);
+            for route in forward.targets.iter().chain(mirror) {
+                let declared = self.by_name.get(route.service.name());
+                let known = declared.into_iter().map(|route| &route.service).chain(own.iter().map(|(_, known)| *known));
+                if !known.into_iter().any(|known| Arc::ptr_eq(known, &route.service)) {
+                    own.push((&rule.name, &route.service));
+                }
+            }
+        }
+        own
+    }
 }
 
 /// The first rule that matches.

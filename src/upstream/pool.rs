@@ -338,11 +338,12 @@ impl Pool {
         let all: Vec<Arc<Connections>> = self.inner.endpoints.lock().values().cloned().collect();
         for connections in all {
             let wanted = connections.endpoint.is_wanted();
-            connections.idle.lock().retain(|idle| {
-                wanted
-                    && !idle.sender.is_closed()
-                    && now.saturating_duration_since(idle.since) < self.inner.settings.idle
-            });
+            // Requests of another worker may wait for the place of one that this worker does not use.
+            let most = if connections.limit.pending() > 0 { SPARED } else { self.inner.settings.idle };
+            connections
+                .idle
+                .lock()
+                .retain(|idle| wanted && !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < most);
             connections.shared.lock().retain(|shared| {
                 if shared.streams() > 0 {
                     return !shared.sender.is_closed() && wanted;
@@ -477,6 +478,8 @@ fn full_cause(error: &hyper::Error) -> String {
     text
 }
 
+/// What an unused connection keeps its place for while others wait for one.
+const SPARED: Duration = Duration::from_millis(250);
 /// In line for a connection.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(10);

@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::certs::Authority;
 use crate::support::client::Connection;
 use crate::support::endpoint::{Endpoint, Reply, answer};
+use crate::support::goaway::Goaway;
 use crate::support::lone::Lone;
-use crate::support::{Answer, Ask, SOON, eventually};
+use crate::support::pair::sidecar;
+use crate::support::{Answer, Ask, Consul, Load, Pair, SOON, eventually};
 
 /// One try, no breaker: each fault is seen as it is.
 fn bare(timeout: &str) -> Value {
@@ -153,4 +156,88 @@ fn breakers_open_are_seen_and_close_again() {
     web.wait_for_metric("outrigger_breaker_transitions_total", &[("to", "closed")], 1.0);
     assert!(web.process.log().contains("endpoint ejected"), "{}", web.process.log());
     at_rest(&web);
+}
+
+#[test]
+fn connections_that_end_by_goaway_under_load_lose_nothing() {
+    let server = Goaway::after(20);
+    let users = json!({ "service": "users", "mtls": "off", "protocol": "http2",
+        "endpoints": [server.address.to_string()] });
+    let web = Lone::with(&[], &json!({ "mtls": "off" }), |web| web.set("outbound.upstreams", json!([users])));
+    let post = Ask::new("POST", "/").host("users").body("hello");
+    let load = Load::start(8, web.outbound(), &post);
+    load.after(1000);
+    load.stop().assert_none_lost();
+    assert!(server.connections() >= 20, "{} connections", server.connections());
+    at_rest(&web);
+}
+
+#[test]
+fn a_name_without_addresses_is_no_endpoint_and_no_hindrance() {
+    let (consul, authority) = (Consul::start(), Authority::new("mesh.test"));
+    let dns = consul.dns().to_string();
+    let upstream =
+        |kind: &str, name: &str| json!({ "mtls": "off", "dns": kind, "dns_server": dns, "endpoints": [name] });
+    let web = sidecar("web", consul.agent(), &authority)
+        .upstream("nx-srv", upstream("srv", "nobody.service.consul"))
+        .upstream("nx-a", upstream("a", "nobody.service.consul:80"))
+        .start();
+    for host in ["nx-srv", "nx-a"] {
+        let start = Instant::now();
+        Ask::get("/").host(host).send(web.outbound()).assert_reason(503, "no_endpoint");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn workers_share_the_connections_that_are_allowed() {
+    let one = Endpoint::always(200, "fine");
+    let web = Lone::with(&[&one], &json!({ "limits": { "connections": 1, "pending": 8, "requests": 100 } }), |web| {
+        web.set("workers", json!(2))
+    });
+    // Kept connections of callers are spread over both workers.
+    let mut clients: Vec<Connection> = (0..4).map(|_| Connection::to(web.outbound()).unwrap()).collect();
+    for round in 0..2 {
+        for client in &mut clients {
+            let answer = client.ask(&Ask::get("/").host("users")).unwrap();
+            assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
+        }
+    }
+    at_rest(&web);
+}
+
+#[test]
+fn an_app_that_has_too_much_to_do_is_protected_and_its_health_check_is_not_refused() {
+    let pair = Pair::with(|users| users.set("inbound.overload", json!("adaptive")), |web| web);
+    let to = pair.web.outbound();
+    // The limit begins at 100.
+    let held: Vec<_> = (0..100)
+        .map(|_| std::thread::spawn(move || Ask::new("POST", "/hold").host("users").body("x").send(to)))
+        .collect();
+    eventually(SOON, "all of them are at the app", || (pair.app.seen("/hold") == 100).then_some(()));
+    let start = Instant::now();
+    let refused = Ask::new("POST", "/hold").host("users").body("x").send(to);
+    refused.assert_reason(503, "overloaded");
+    assert!(refused.has("retry-after") && start.elapsed() < Duration::from_secs(2), "{refused:?}");
+    assert_eq!(pair.get("/healthz").status, 200, "a health check is let in");
+    pair.app.release();
+    assert!(held.into_iter().all(|held| held.join().unwrap().status == 200));
+    eventually(SOON, "there is room again", || (pair.get("/").status == 200).then_some(()));
+    let (inbound, overloaded) = (("direction", "inbound"), ("reason", "overloaded"));
+    pair.users.wait_for_metric("outrigger_requests_total", &[inbound, overloaded], 1.0);
+}
+
+#[test]
+fn a_rules_own_service_is_seen_with_its_breaker() {
+    let one = Endpoint::always(200, "fine");
+    let web = Lone::with(&[&one], &json!({}), |web| {
+        let rule =
+            json!({ "name": "careful", "match": { "path": "/" }, "to": "users", "breaker": { "consecutive": 1 } });
+        web.set("outbound.routes", json!([rule]))
+    });
+    let shown = Ask::get("/endpoints").host("localhost").send(web.admin()).json();
+    let upstreams = shown["upstreams"].as_array().unwrap();
+    let own = upstreams.iter().find(|upstream| upstream["route"] == "careful").expect("the rule's own service");
+    assert_eq!((&own["service"], &own["endpoints"][0]["breaker"]["state"]), (&json!("users"), &json!("closed")));
+    assert_eq!(upstreams.iter().filter(|upstream| upstream["route"].is_null()).count(), 1);
 }

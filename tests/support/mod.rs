@@ -6,6 +6,7 @@ pub mod certs;
 pub mod client;
 pub mod consul;
 pub mod endpoint;
+pub mod goaway;
 pub mod h2c;
 pub mod load;
 pub mod lone;
