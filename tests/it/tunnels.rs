@@ -14,18 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::certs::Authority;
 use crate::support::pair::sidecar;
 use crate::support::tcp::{connect, expect};
-use crate::support::{Ask, Embedded, Pair, SOON, Script, Sidecar, TcpApp, eventually, python, runtime};
+use crate::support::{Ask, Embedded, Pair, SOON, Script, TcpApp, eventually, python, runtime};
 
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: foo/1\r\n\r\n";
-
-#[track_caller]
-fn comes_to_rest(sidecar: &Sidecar) {
-    eventually(SOON, "nothing is in flight", || {
-        let busy = sidecar.metric("outrigger_requests_in_flight", &[])
-            + sidecar.metric("outrigger_connections", &[("direction", "outbound")]);
-        (busy < 0.5).then_some(())
-    });
-}
 
 /// Asks for `foo/1` and reads the head of the answer.
 fn ask_for_foo(to: SocketAddr) -> (TcpStream, String) {
@@ -62,7 +53,7 @@ fn any_other_protocol_crosses_two_sidecars() {
             eventually(SOON, "an access line", || sidecar.access().into_iter().find(|line| line["path"] == "/foo"));
         assert_eq!((&line["status"], &line["protocol"]), (&json!(101), &json!("HTTP/1.1")), "{line}");
         assert_eq!((&line["bytes_in"], &line["bytes_out"], &line["reason"]), (&json!(18), &json!(22), &json!("")));
-        comes_to_rest(sidecar);
+        sidecar.comes_to_rest();
     }
 }
 
@@ -93,14 +84,14 @@ fn each_fault_at_an_upgrade_has_its_reason_and_leaves_nothing_behind() {
         ask.send(web.upstream("users")).assert_reason(status, reason);
         let line = eventually(SOON, "an access line", || web.access().into_iter().find(|line| line["path"] == "/foo"));
         assert_eq!((&line["reason"], &line["attempts"]), (&json!(reason), &json!(1)), "{script:?}: {line}");
-        comes_to_rest(&web);
+        web.comes_to_rest();
         eventually(SOON, "the endpoint's connection ends", || (app.ended() == app.accepted()).then_some(()));
     }
     // A switch that nobody asked for is no answer.
     let app = TcpApp::start(Script::Say(SWITCHED));
     let web = sidecar("web", registry.agent(), &authority).upstream("users", plain(&app)).start();
     Ask::new("POST", "/").host("users").send(web.upstream("users")).assert_reason(502, "bad_response");
-    comes_to_rest(&web);
+    web.comes_to_rest();
 }
 
 #[test]
@@ -119,7 +110,7 @@ fn an_extended_connect_from_the_app_reaches_a_websocket_server() {
         web.access().into_iter().find(|line| line["path"] == "/echo" && line["status"] == 200)
     });
     assert_eq!((&line["protocol"], &line["method"]), (&json!("HTTP/2"), &json!("CONNECT")), "{line}");
-    comes_to_rest(&web);
+    web.comes_to_rest();
 }
 
 /// Opens `:protocol` on `chat` over h2c, says `hello` in a WebSocket frame, and gives status and what comes back.
@@ -175,7 +166,7 @@ fn a_websocket_outlives_the_stop_within_grace_and_is_closed_after_it() {
     let line = web.access().into_iter().find(|line| line["path"] == "/echo/held").expect("its access line");
     assert_eq!((&line["status"], &line["reason"]), (&json!(101), &json!("draining")), "{line}");
     server.wait_for_log(SOON, "/echo/held 1006");
-    comes_to_rest(&chat);
+    chat.comes_to_rest();
 }
 
 #[test]

@@ -38,16 +38,6 @@ impl Mesh {
     }
 }
 
-/// Waits until no tunnel is left, nor a connection of the app.
-#[track_caller]
-fn comes_to_rest(sidecar: &Sidecar) {
-    eventually(SOON, "nothing is in flight", || {
-        let busy = sidecar.metric("outrigger_requests_in_flight", &[])
-            + sidecar.metric("outrigger_connections", &[("direction", "outbound")]);
-        (busy < 0.5).then_some(())
-    });
-}
-
 fn line_of(sidecar: &Sidecar, path: &str, status: u16) -> Value {
     eventually(SOON, &format!("an access line of {path}"), || {
         sidecar.access().into_iter().find(|line| line["path"] == path && line["status"] == status)
@@ -78,8 +68,8 @@ fn websockets_cross_two_sidecars_as_streams_of_one_http2_connection() {
     for text in ["/close/4001 4001 as asked", "/echo/leaves 4002 enough", "/echo/aborts 1006"] {
         chat.server.wait_for_log(SOON, text);
     }
-    comes_to_rest(&chat.web);
-    comes_to_rest(&chat.chat);
+    chat.web.comes_to_rest();
+    chat.chat.comes_to_rest();
 }
 
 #[test]
@@ -96,7 +86,7 @@ fn websockets_reach_a_plain_endpoint() {
     for text in ["/close/4001 4001 as asked", "/echo/aborts 1006"] {
         server.wait_for_log(SOON, text);
     }
-    comes_to_rest(&web);
+    web.comes_to_rest();
 }
 
 #[test]
@@ -115,7 +105,7 @@ fn a_request_that_is_not_granted_its_upgrade_is_answered_as_any_other() {
         .send(chat.web.outbound());
     assert!((400..500).contains(&bad_version.status), "{bad_version:?}");
     assert_eq!(bad_version.reason(), "", "it is the endpoint's answer");
-    comes_to_rest(&chat.web);
+    chat.web.comes_to_rest();
 }
 
 #[test]
@@ -136,7 +126,7 @@ fn an_app_that_speaks_http2_gets_an_extended_connect() {
     assert!(said.contains("ok pushed"), "{said}");
     let line = line_of(&app, "/echo", 200);
     assert_eq!((&line["protocol"], &line["method"]), (&json!("HTTP/2"), &json!("CONNECT")), "{line}");
-    comes_to_rest(&web);
+    web.comes_to_rest();
 }
 
 #[test]
@@ -149,7 +139,7 @@ fn consuls_built_in_proxy_carries_websockets_either_way() {
     peers::wait_for_status(caller.listen, "/refuse", 403);
     assert_eq!(python::client("websocket_peer", caller.listen), SCENARIOS);
     line_of(&chat, "/echo", 101);
-    comes_to_rest(&chat);
+    chat.comes_to_rest();
 
     let _guard = peers::BuiltIn::before(consul.agent(), "legacy", address);
     let web = Sidecar::of("web").consul(consul.agent()).upstream("legacy", json!({})).start();
@@ -158,5 +148,5 @@ fn consuls_built_in_proxy_carries_websockets_either_way() {
     let (_, said) = client.finish(2 * SOON);
     // It tells its app nothing of the caller: `told` is the one that must fail.
     assert!(said.contains("ok pushed"), "{said}");
-    comes_to_rest(&web);
+    web.comes_to_rest();
 }

@@ -110,6 +110,16 @@ impl Sidecar {
         eventually(SOON, &what, || (self.metric(name, labels) >= least).then_some(()));
     }
 
+    /// Waits until nothing is under way: no request, no tunnel, no connection of the app.
+    #[track_caller]
+    pub fn comes_to_rest(&self) {
+        eventually(SOON, "nothing is in flight", || {
+            let busy = self.metric("outrigger_requests_in_flight", &[])
+                + self.metric("outrigger_connections", &[("direction", "outbound")]);
+            (busy < 0.5).then_some(())
+        });
+    }
+
     /// The serial number of the leaf in use, as `/certs` shows it.
     #[track_caller]
     pub fn serial(&self) -> String {
