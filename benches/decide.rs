@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use outrigger::names::ServiceName;
-use outrigger::route::{RetryPolicy, Route, RouteTable};
+use outrigger::route::{RetryPolicy, Route, RouteTable, StatusSet};
 use outrigger::service::{Ask, Balance, Health, Listing, Policy, Service, Wire};
 use outrigger::telemetry::{Direction, Metrics};
 
@@ -58,6 +58,10 @@ fn find(criterion: &mut Criterion) {
             body_idle: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             retry: RetryPolicy::default(),
+            counts_attempts: true,
+            hedge: None,
+            failures: StatusSet::GATEWAY,
+            hash_on: None,
         })
     }));
     for host in ["service-7", "Service-7.Mesh:9101", "nowhere"] {

@@ -33,3 +33,5 @@ mod registration;
 mod reload;
 #[path = "it/resilience.rs"]
 mod resilience;
+#[path = "it/retries.rs"]
+mod retries;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::lifecycle::Lifecycle;
 use crate::proxy::InboundView;
-use crate::route::{RetryPolicy, Route, RouteTable};
+use crate::route::{RetryPolicy, Route, RouteTable, StatusSet};
 use crate::service::{Ask, Health, Listing, Policy, Service, Wire};
 use crate::telemetry::{Direction, Metrics};
 
@@ -158,6 +158,10 @@ pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<S
         body_idle: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(1),
         retry: RetryPolicy::default(),
+        counts_attempts: true,
+        hedge: None,
+        failures: StatusSet::GATEWAY,
+        hash_on: None,
     })
 }
 

@@ -13,8 +13,8 @@ use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
-use crate::route::{Route, RouteTable};
-use crate::service::{Policy, Service, Wire};
+use crate::route::{Route, RouteTable, StatusSet};
+use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
 use crate::worker::Workers;
@@ -63,7 +63,8 @@ impl DataPath {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
         let access_log = Arc::new(Published::new(open_log(config, &metrics)?));
-        let app = Arc::new(Service::new(config.service.name.clone(), Policy::default(), Instant::now()));
+        let app =
+            Arc::new(Service::new(config.service.name.clone(), settings::app_policy(&config.inbound), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
         let view = inbound_view(config, &app, &flow)?;
         let inbound = Arc::new(InboundShared {
@@ -186,6 +187,7 @@ impl DataPath {
     pub(super) fn reconfigure(&self, config: &Config, log: Option<AccessLog>) -> Result<(), Failure> {
         let flow = self.inbound.view.peek().app.flow.clone();
         self.inbound.view.store(inbound_view(config, &self.app, &flow)?);
+        self.app.reconfigure(settings::app_policy(&config.inbound));
         self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
         self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
         self.access_log.store(log);
@@ -237,6 +239,10 @@ fn inbound_view(
         body_idle: config.inbound.timeouts.body_idle,
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
+        counts_attempts: false,
+        hedge: None,
+        failures: StatusSet::EMPTY,
+        hash_on: None,
     };
     Ok(InboundView {
         app: Arc::new(route),

@@ -14,7 +14,7 @@ use crate::consul::{Client, Snapshot};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::registry::{DnsSettings, DnsWatch, FixedWatch, HealthWatch, MeshMode, Origin, Records, Registry, follow};
-use crate::route::{Route, RouteTable};
+use crate::route::{Hedge, Route, RouteTable};
 use crate::service::{Service, Wire};
 use crate::telemetry::{Direction, Flow, Metrics};
 
@@ -78,10 +78,11 @@ impl Upstreams {
     }
 
     fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
-        let service = Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream), Instant::now()));
+        let service =
+            Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream, None), Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
-            route: route(upstream, outbound, &service, &flow)?,
+            route: route(upstream, outbound, &service, &flow, None)?,
             watch: self.watch(upstream, &service),
             settings: upstream.clone(),
             service,
@@ -96,8 +97,8 @@ impl Upstreams {
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
-        running.service.reconfigure(settings::policy(upstream));
-        running.route = route(upstream, outbound, &running.service, &running.flow)?;
+        running.service.reconfigure(settings::policy(upstream, None));
+        running.route = route(upstream, outbound, &running.service, &running.flow, Some(&running.route))?;
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
         if source(&running.settings) != source(upstream) {
             running.watch.kill();
@@ -181,6 +182,7 @@ fn route(
     outbound: &OutboundSettings,
     service: &Arc<Service>,
     flow: &Arc<Flow>,
+    before: Option<&Route>,
 ) -> Result<Arc<Route>, Failure> {
     Ok(Arc::new(Route {
         service: service.clone(),
@@ -193,5 +195,16 @@ fn route(
         body_idle: outbound.timeouts.body_idle,
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
+        counts_attempts: true,
+        hedge: hedge(upstream, before),
+        failures: upstream.breaker.statuses.iter().copied().collect(),
+        hash_on: settings::hash_on(&upstream.balance),
     }))
+}
+
+/// Hedging goes on by the latencies that it has seen, unless a reload changed it.
+fn hedge(upstream: &UpstreamSettings, before: Option<&Route>) -> Option<Arc<Hedge>> {
+    let after = settings::hedge(upstream.hedge?);
+    let kept = before.and_then(|route| route.hedge.as_ref()).filter(|hedge| hedge.is(after)).cloned();
+    Some(kept.unwrap_or_else(|| Arc::new(Hedge::new(after))))
 }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::admin::ConfigView;
-use crate::config::{Config, EndpointSource, InboundTimeouts, ListenLimits, UpstreamSettings};
+use crate::config::{Balance, Config, EndpointSource, HedgeAfter, InboundTimeouts, ListenLimits, UpstreamSettings};
+use crate::route::HashOn;
 use crate::telemetry::access_log::timestamp;
 
 pub(super) fn of(config: &Config, refused: Vec<String>) -> ConfigView {
@@ -39,7 +40,7 @@ fn json(config: &Config) -> Value {
         "inbound": {
             "listen": config.inbound.listen, "mtls": lower(config.inbound.mtls),
             "timeouts": timeouts(config.inbound.timeouts), "limits": limits(config.inbound.limits),
-            "trusted_ips": config.inbound.trusted_ips,
+            "overload": overload(config.inbound.adaptive), "trusted_ips": config.inbound.trusted_ips,
         },
         "outbound": {
             "listen": config.outbound.listen, "timeouts": timeouts(config.outbound.timeouts),
@@ -63,16 +64,69 @@ fn upstream(upstream: &UpstreamSettings) -> Value {
         EndpointSource::DnsSrv { names, server } => json!({ "dns": "srv", "names": names, "server": server }),
         EndpointSource::DnsA { names, server } => json!({ "dns": "a", "names": names, "server": server }),
     };
+    let (retry, breaker) = (&upstream.retry, &upstream.breaker);
+    let statuses = |list: &[http::StatusCode]| list.iter().map(http::StatusCode::as_u16).collect::<Vec<_>>();
+    let mut on = vec![];
+    on.extend(retry.on_unsent.then(|| json!("unsent")));
+    on.extend(retry.on_reset.then(|| json!("reset")));
+    on.extend(retry.statuses.iter().map(|status| json!(status.as_u16())));
     json!({
         "service": upstream.service.as_str(), "listen": upstream.listen, "protocol": lower(upstream.protocol),
-        "mtls": lower(upstream.mtls), "balance": lower(upstream.balance), "source": source,
+        "mtls": lower(upstream.mtls), "balance": balance(&upstream.balance), "prefer_zone": upstream.prefer_zone,
+        "source": source, "tags": upstream.subset.tags, "meta": upstream.subset.meta, "filter": upstream.subset.filter,
+        "datacenter": upstream.datacenter,
+        "failover": upstream.failover.iter().map(|target| json!({
+            "service": target.service.as_str(), "datacenter": target.datacenter,
+        })).collect::<Vec<_>>(),
         "connect_timeout": text(upstream.connect_timeout), "timeout": upstream.timeout.map_or("off".into(), text),
         "idle_timeout": text(upstream.idle_timeout),
         "retry": {
-            "attempts": upstream.retry.attempts, "unsent": upstream.retry.on_unsent, "reset": upstream.retry.on_reset,
-            "methods": upstream.retry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+            "attempts": retry.attempts, "on": on,
+            "methods": retry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+            "per_try_timeout": retry.per_try_timeout.map_or("off".into(), text),
+            "budget": { "ratio": retry.budget.ratio, "min_per_second": retry.budget.min_per_second },
+            "backoff": { "base": text(retry.backoff.base), "max": text(retry.backoff.max) },
+            "body_limit": retry.body_limit,
         },
+        "hedge": match upstream.hedge {
+            None => json!("off"),
+            Some(HedgeAfter::Percentile(percent)) => json!({ "after": format!("p{percent}") }),
+            Some(HedgeAfter::Time(time)) => json!({ "after": text(time) }),
+        },
+        "breaker": {
+            "consecutive": breaker.policy.consecutive, "statuses": statuses(&breaker.statuses),
+            "error_rate": {
+                "threshold": breaker.policy.error_rate.threshold, "window": text(breaker.policy.error_rate.window),
+                "min_requests": breaker.policy.error_rate.min_requests,
+            },
+            "open_for": { "base": text(breaker.policy.open_for), "max": text(breaker.policy.open_max) },
+            "max_ejected": breaker.policy.max_ejected, "on_all_open": lower(breaker.policy.on_all_open),
+        },
+        "limits": {
+            "connections": upstream.limits.connections, "pending": upstream.limits.pending,
+            "requests": upstream.limits.requests,
+        },
+        "overload": overload(upstream.adaptive),
     })
+}
+
+fn balance(balance: &Balance) -> Value {
+    let on = |on: &HashOn| match on {
+        HashOn::Header(name) => json!({ "header": name.as_str() }),
+        HashOn::Cookie(name) => json!({ "cookie": name }),
+        HashOn::Query(name) => json!({ "query": name }),
+        HashOn::SourceIp => json!({ "source_ip": true }),
+        HashOn::Path => json!({ "path": true }),
+    };
+    match balance {
+        Balance::LeastLoaded | Balance::RoundRobin | Balance::Random => json!(lower(balance)),
+        Balance::RingHash(key) => json!({ "ring_hash": on(key) }),
+        Balance::Maglev(key) => json!({ "maglev": on(key) }),
+    }
+}
+
+fn overload(adaptive: bool) -> &'static str {
+    if adaptive { "adaptive" } else { "off" }
 }
 
 fn timeouts(timeouts: InboundTimeouts) -> Value {

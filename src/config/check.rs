@@ -10,8 +10,8 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, shape, upstreams,
-    values,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, policy, shape,
+    upstreams, values,
 };
 
 /// # Errors
@@ -94,7 +94,7 @@ fn service(section: &Section<'_>, environment: &Environment) -> Option<ServiceSe
     })
 }
 
-fn texts(node: &Node) -> BTreeMap<String, String> {
+pub(super) fn texts(node: &Node) -> BTreeMap<String, String> {
     let text = |node: &Node| match &node.value {
         Value::Scalar(scalar) => Some(scalar.text.clone()),
         Value::List(_) | Value::Map(_) => None,
@@ -231,6 +231,7 @@ fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
         })?,
         timeouts: timeouts(&section.section("timeouts"))?,
         limits: limits(&section.section("limits"))?,
+        adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
     })
 }
@@ -245,10 +246,9 @@ pub(super) fn timeouts(section: &Section<'_>) -> Option<InboundTimeouts> {
 }
 
 pub(super) fn limits(section: &Section<'_>) -> Option<ListenLimits> {
-    let size = |scalar: &Scalar| values::size(scalar).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     Some(ListenLimits {
         connections: section.take("connections", number)?,
-        head: section.take("head", size)?,
+        head: section.take("head", bytes)?,
         headers: section.take("headers", number)?,
         h2_streams: section.take("h2_streams", count)?,
     })
@@ -334,6 +334,10 @@ fn port(scalar: &Scalar) -> Result<u16, Fault> {
 
 pub(super) fn count(scalar: &Scalar) -> Result<u32, Fault> {
     values::integer(scalar, 0, u64::from(u32::MAX)).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+pub(super) fn bytes(scalar: &Scalar) -> Result<usize, Fault> {
+    values::size(scalar).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 fn number(scalar: &Scalar) -> Result<usize, Fault> {

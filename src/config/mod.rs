@@ -7,14 +7,18 @@ mod environment;
 mod keys;
 mod load;
 mod overrides;
+mod policy;
 mod problems;
 mod references;
 mod schema;
 mod section;
+mod selection;
 mod shape;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upstream_keys;
+mod upstream_values;
 mod upstreams;
 mod values;
 
@@ -25,7 +29,9 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
+pub use policy::{Balance, BreakerSettings, HedgeAfter, RetrySettings};
 pub use schema::schema;
+pub use selection::{Failover, Subset};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,6 +41,7 @@ use std::time::Duration;
 use crate::consul;
 use crate::identity;
 use crate::names::ServiceName;
+use crate::service;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -116,6 +123,8 @@ pub struct InboundSettings {
     pub mtls: InboundMtls,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
+    /// A limit on requests under way to the app that follows its latency.
+    pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
 }
 
@@ -158,12 +167,26 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     pub mtls: UpstreamMtls,
     pub balance: Balance,
+    /// Endpoints of our own zone first.
+    pub prefer_zone: bool,
     pub source: EndpointSource,
+    /// Of the instances in Consul.
+    pub subset: Subset,
+    /// Of Consul's; `None`: the agent's own.
+    pub datacenter: Option<String>,
+    /// Where to go when no endpoint is left, in this order. Empty unless `source` is Consul.
+    pub failover: Vec<Failover>,
     pub connect_timeout: Duration,
     /// The whole exchange up to the response's head; `None` for `off`.
     pub timeout: Option<Duration>,
     pub idle_timeout: Duration,
     pub retry: RetrySettings,
+    /// `None` for off.
+    pub hedge: Option<HedgeAfter>,
+    pub breaker: BreakerSettings,
+    pub limits: service::Limits,
+    /// A limit on requests under way that follows latency, below `limits.requests`.
+    pub adaptive: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,24 +211,6 @@ pub enum UpstreamMtls {
     Required,
     Preferred,
     Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    LeastLoaded,
-    RoundRobin,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetrySettings {
-    /// Beyond the first try.
-    pub attempts: u32,
-    /// Methods whose requests may be sent again after a reset; `unsent` failures are retried for any.
-    pub methods: Vec<http::Method>,
-    /// Retry, for any method, what failed before a byte of the request was sent.
-    pub on_unsent: bool,
-    /// Retry after a reset at all.
-    pub on_reset: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -13,6 +13,7 @@ pub(super) struct Section<'a> {
     node: Option<&'a Node>,
     /// `outbound.defaults`, or the part of it that belongs to this section.
     behind: Option<&'a Node>,
+    behind_path: String,
     keys: &'static [Key],
     path: String,
     shared: &'a Shared<'a>,
@@ -27,21 +28,63 @@ pub(super) struct Shared<'a> {
 
 impl<'a> Section<'a> {
     pub(super) fn root(node: &'a Node, keys: &'static [Key], shared: &'a Shared<'a>) -> Self {
-        Self { node: Some(node), behind: None, keys, path: String::new(), shared }
+        Self { node: Some(node), behind: None, behind_path: String::new(), keys, path: String::new(), shared }
     }
 
     pub(super) fn section(&self, name: &str) -> Self {
-        let keys: &'static [Key] = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
-            Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
-            Some(Shape::Leaf(_) | Shape::List(_) | Shape::Texts | Shape::Sections(_) | Shape::Later) | None => &[],
-        };
+        let keys = self.keys_of(name);
         let below = |node: Option<&'a Node>| node.and_then(|node| node.get(name)).map(|entry| &entry.node);
         Self {
             node: below(self.node),
             behind: below(self.behind),
+            behind_path: join(&self.behind_path, name),
             keys,
             path: join(&self.path, name),
             shared: self.shared,
+        }
+    }
+
+    /// As `section`, but where the file has one, what it leaves out is not looked for in the defaults section: for
+    /// sections that say one thing as a whole.
+    pub(super) fn whole(&self, name: &str) -> Self {
+        let node = self.find(name);
+        let path = join(self.path_of(name), name);
+        let keys = self.keys_of(name);
+        Self { node, behind: None, behind_path: String::new(), keys, path, shared: self.shared }
+    }
+
+    /// The items of a list that is taken as a whole.
+    pub(super) fn whole_list(&self, name: &str) -> Vec<Self> {
+        let list = self.whole(name);
+        let keys = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
+            Some(Shape::Sections(keys)) => *keys,
+            Some(_) | None => &[],
+        };
+        let items = list.node.map(Node::items).unwrap_or_default().iter().enumerate();
+        let item = |(at, node): (usize, &'a Node)| Self {
+            node: Some(node),
+            behind: None,
+            behind_path: String::new(),
+            keys,
+            path: format!("{}[{at}]", list.path),
+            shared: self.shared,
+        };
+        items.map(item).collect()
+    }
+
+    /// Where the file has what is read of a key.
+    fn path_of(&self, name: &str) -> &str {
+        let key = name.split('[').next().unwrap_or(name);
+        let inherited = self.own(key).is_none() && self.behind.is_some_and(|node| node.get(key).is_some());
+        if inherited { &self.behind_path } else { &self.path }
+    }
+
+    fn keys_of(&self, name: &str) -> &'static [Key] {
+        let shape = self.keys.iter().find(|key| key.name == name).map(|key| &key.shape);
+        let shape = if let Some(Shape::WordOr(_, section)) = shape { Some(*section) } else { shape };
+        match shape {
+            Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
+            _ => &[],
         }
     }
 
@@ -56,7 +99,14 @@ impl<'a> Section<'a> {
         items
             .iter()
             .enumerate()
-            .map(|(at, node)| Self { node: Some(node), behind: behind.node, keys, path: path(at), shared: self.shared })
+            .map(|(at, node)| Self {
+                node: Some(node),
+                behind: behind.node,
+                behind_path: behind.path.clone(),
+                keys,
+                path: path(at),
+                shared: self.shared,
+            })
             .collect()
     }
 
@@ -64,6 +114,11 @@ impl<'a> Section<'a> {
     pub(super) fn find(&self, name: &str) -> Option<&'a Node> {
         let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null());
         own(self.node).or_else(|| own(self.behind))
+    }
+
+    /// Whether the section itself says something of the key.
+    pub(super) fn own(&self, name: &str) -> Option<&'a Node> {
+        self.node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null())
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -110,8 +165,15 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Notes a mistake of the section as a whole.
+    pub(super) fn fault(&self, fault: Fault) {
+        if let Some(node) = self.node {
+            self.shared.problems.borrow_mut().note(&node.place, &self.path, fault);
+        }
+    }
+
     pub(super) fn note(&self, node: &Node, name: &str, fault: Fault) {
-        self.shared.problems.borrow_mut().note(&node.place, &join(&self.path, name), fault);
+        self.shared.problems.borrow_mut().note(&node.place, &join(self.path_of(name), name), fault);
     }
 
     pub(super) fn key_path(&self, name: &str) -> String {

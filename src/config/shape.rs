@@ -3,7 +3,7 @@
 
 use super::problems::{Fault, Place, Problems, nearest};
 use super::tree::{Entry, Node, Scalar, Style, Value, join};
-use super::values;
+use super::{upstream_values, values};
 
 /// One key of the file: the truth for the checker, the defaults, the JSON Schema and `docs/config.md`.
 pub(super) struct Key {
@@ -42,6 +42,8 @@ pub(super) enum Shape {
     Section(&'static [Key]),
     /// A section with exactly one of its keys.
     OneOf(&'static [Key]),
+    /// A word, or a section in its place.
+    WordOr(Leaf, &'static Self),
     Sections(&'static [Key]),
     Later,
 }
@@ -66,6 +68,8 @@ pub(super) enum Leaf {
     Bool,
     /// `true` comes later.
     OnlyFalse,
+    /// Being there says it all; `true` is what YAML wants behind a key.
+    OnlyTrue,
     Integer {
         min: u64,
         max: u64,
@@ -86,6 +90,13 @@ pub(super) enum Leaf {
     },
     Method,
     RetryOn,
+    HeaderName,
+    CookieName,
+    /// Of Consul's.
+    Datacenter,
+    /// Consul's expression language, which Consul alone judges.
+    Filter,
+    HedgeAfter,
 }
 
 impl Leaf {
@@ -110,6 +121,7 @@ impl Leaf {
                 Err(values::not_yet("true", "write false, or remove the key"))
             }
             Self::OnlyFalse => Ok(()),
+            Self::OnlyTrue => upstream_values::only_true(scalar),
             Self::Integer { min, max } => values::integer(scalar, min, max).map(drop),
             Self::Workers => values::workers(scalar).map(drop),
             Self::Fraction => values::fraction(scalar).map(drop),
@@ -117,7 +129,12 @@ impl Leaf {
             Self::Size { min, max } => check_size(scalar, min, max),
             Self::Choice { values, later } => values::choice(scalar, values, later).map(drop),
             Self::Method => values::method(scalar).map(drop),
-            Self::RetryOn => values::retry_on(scalar).map(drop),
+            Self::RetryOn => upstream_values::retry_on(scalar).map(drop),
+            Self::HeaderName => upstream_values::header_name(scalar).map(drop),
+            Self::CookieName => upstream_values::cookie_name(scalar).map(drop),
+            Self::Datacenter => upstream_values::datacenter(scalar).map(drop),
+            Self::Filter => upstream_values::filter(scalar).map(drop),
+            Self::HedgeAfter => upstream_values::hedge_after(scalar).map(drop),
         }
     }
 
@@ -135,6 +152,7 @@ impl Leaf {
             Self::RequestPath => "a path",
             Self::Network => "an IP address or network",
             Self::Bool | Self::OnlyFalse => "true or false",
+            Self::OnlyTrue => "true",
             Self::Integer { .. } | Self::Fraction => "a number",
             Self::Workers => "a number or auto",
             Self::Duration { off: false, .. } => "a duration",
@@ -142,6 +160,11 @@ impl Leaf {
             Self::Size { .. } => "a size",
             Self::Choice { .. } | Self::RetryOn => "a word",
             Self::Method => "a method",
+            Self::HeaderName => "a header's name",
+            Self::CookieName => "a cookie's name",
+            Self::Datacenter => "a datacenter's name",
+            Self::Filter => "an expression",
+            Self::HedgeAfter => "a duration or a percentile",
         }
     }
 }
@@ -202,7 +225,8 @@ pub(super) fn check_section(node: &Node, keys: &'static [Key], (path, at): (&str
                 let (place, mend) = missing(&path, at, leaf, problems.file().is_some());
                 problems.note(&place, &path, Fault::new("is missing", mend));
             }
-            Shape::List(_) | Shape::Texts | Shape::OneOf(_) | Shape::Sections(_) | Shape::Later => {}
+            Shape::List(_) | Shape::Texts | Shape::OneOf(_) | Shape::WordOr(..) | Shape::Sections(_) | Shape::Later => {
+            }
         }
     }
 }
@@ -238,8 +262,15 @@ fn unknown(found: &str, keys: &'static [Key], path: &str) -> Fault {
 }
 
 fn check_key(entry: &Entry, key: &'static Key, path: &str, problems: &mut Problems) {
-    let node = &entry.node;
     match &key.shape {
+        Shape::Later => problems.note(&entry.place, path, values::not_yet(key.name, "remove the key")),
+        shape => check_shape(entry, shape, path, problems),
+    }
+}
+
+fn check_shape(entry: &Entry, shape: &'static Shape, path: &str, problems: &mut Problems) {
+    let node = &entry.node;
+    match shape {
         Shape::Leaf(leaf) => check_leaf(node, *leaf, path, problems),
         Shape::List(leaf) => {
             for (at, item) in list(node, path, problems).iter().enumerate() {
@@ -259,13 +290,29 @@ fn check_key(entry: &Entry, key: &'static Key, path: &str, problems: &mut Proble
                 problems.note(&entry.place, path, fault);
             }
         }
+        Shape::WordOr(leaf, section) => match &node.value {
+            Value::Map(_) => check_shape(entry, section, path, problems),
+            Value::Scalar(scalar) if needs_settings(scalar, section) => {
+                let fault = Fault::new(
+                    format!("{} needs settings of its own", scalar.text),
+                    format!("write {{ {}: {{ … }} }}", scalar.text),
+                );
+                problems.note(&node.place, path, fault);
+            }
+            Value::Scalar(_) | Value::List(_) => check_leaf(node, *leaf, path, problems),
+        },
         Shape::Sections(keys) => {
             for (at, item) in list(node, path, problems).iter().enumerate() {
                 check_section(item, keys, (&format!("{path}[{at}]"), &item.place), problems);
             }
         }
-        Shape::Later => problems.note(&entry.place, path, values::not_yet(key.name, "remove the key")),
+        Shape::Later => {}
     }
+}
+
+/// `balance: ring_hash`: the word of a section, without the section.
+fn needs_settings(scalar: &Scalar, section: &Shape) -> bool {
+    matches!(section, Shape::OneOf(keys) if keys.iter().any(|key| key.name == scalar.text))
 }
 
 fn list<'n>(node: &'n Node, path: &str, problems: &mut Problems) -> &'n [Node] {

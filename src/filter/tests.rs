@@ -59,7 +59,10 @@ fn the_first_filter_that_ends_a_request_ends_the_chain() {
     let (chain, ran) = chain(&metrics, &[("a", false, |_| Decision::PASS), ("b", false, refuse), ("c", false, refuse)]);
     let ended = run(&chain, &mut head(), &mut Extensions::new());
     assert!(matches!(ended.end.as_deref(), Some(End::Refuse { reason: Reason::Denied, .. })));
-    assert_eq!((ended.detail.as_str(), ran.lock().unwrap().as_slice()), ("b: refused as denied: not you", &["a", "b"][..]));
+    assert_eq!(
+        (ended.detail.as_str(), ran.lock().unwrap().as_slice()),
+        ("b: refused as denied: not you", &["a", "b"][..])
+    );
     let page = String::from_utf8(metrics.render()).unwrap();
     assert!(page.contains("outrigger_plugin_decisions_total{decision=\"refused\",plugin=\"b\"} 1"), "{page}");
     assert!(page.contains("outrigger_plugin_decisions_total{decision=\"passed\",plugin=\"a\"} 1"), "{page}");
@@ -118,7 +121,8 @@ fn delays_add_up_and_chances_are_apart() {
     };
     let (two, _) = chain(&metrics, &[("a", false, slow), ("b", false, slow)]);
     let (one, _) = chain(&metrics, &[("a", false, slow)]);
-    let (both, first) = (run(&two, &mut head(), &mut Extensions::new()), run(&one, &mut head(), &mut Extensions::new()));
+    let (both, first) =
+        (run(&two, &mut head(), &mut Extensions::new()), run(&one, &mut head(), &mut Extensions::new()));
     assert!(both.delay > first.delay && both.delay != first.delay * 2);
 }
 

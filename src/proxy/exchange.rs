@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 use super::Refusal;
 use crate::listen::Connection;
 use crate::reason::Reason;
-use crate::service::Endpoint;
+use crate::service::{Endpoint, Permit};
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{AccessLine, AccessLog, Flow};
@@ -24,6 +24,8 @@ pub(super) struct Exchange {
     pub(super) attempts: u32,
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
+    /// Held to the last byte.
+    permit: Option<Permit>,
     finished: bool,
     /// Only while there is an access log.
     log: Option<Box<Logged>>,
@@ -81,6 +83,7 @@ impl Exchange {
             attempts: 0,
             bytes_out: 0,
             upload: None,
+            permit: None,
             finished: false,
             log,
         }
@@ -105,11 +108,19 @@ impl Exchange {
         self.upload.as_ref().map_or(BodyFate::Fine, |watch| watch.fate())
     }
 
+    /// The service let the request in.
+    pub(super) fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
     /// The head of an endpoint's answer came.
     pub(super) fn answered(&mut self, status: StatusCode, now: Instant) {
         self.status = status;
         if let Some(watch) = &self.upload {
             watch.answered();
+        }
+        if let Some(permit) = &self.permit {
+            permit.answered(now.saturating_duration_since(self.began), now);
         }
         if let Some(log) = &mut self.log {
             log.upstream = Some(now.saturating_duration_since(self.began));
@@ -155,6 +166,7 @@ impl Exchange {
             return;
         }
         self.finished = true;
+        self.permit = None;
         let duration = self.began.elapsed();
         match self.reason {
             Some(reason) => self.flow.refused(reason),

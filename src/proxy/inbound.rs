@@ -84,7 +84,7 @@ impl Inbound {
     ) -> Result<Answer, Refusal> {
         headers::check(&request)?;
         let request = incoming(view, caller, request, exchange)?;
-        tries::send(&self.pool, &view.app, request, exchange).await
+        tries::send(&self.pool, &view.app, request, None, exchange).await
     }
 }
 

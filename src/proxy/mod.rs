@@ -1,13 +1,17 @@
 //! A request's way: what is read of it, where it goes, what is told of it. Transport is below, policy beside.
 
+mod allowance;
 mod answer;
 mod body;
 mod exchange;
 mod gather;
 mod headers;
+mod hedge;
 mod inbound;
 mod outbound;
+mod replay;
 mod tries;
+mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};

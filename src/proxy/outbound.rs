@@ -48,7 +48,7 @@ impl Outbound {
         let ids = headers::identify(&mut head.headers);
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
-        match self.forward(Request::from_parts(head, body), &mut exchange).await {
+        match self.forward(connection, Request::from_parts(head, body), &mut exchange).await {
             Ok((answer, route)) => finish(answer, &route, exchange),
             Err(refusal) => refuse(&refusal, dialect, exchange),
         }
@@ -56,14 +56,19 @@ impl Outbound {
 
     async fn forward(
         &self,
+        connection: &Connection,
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<(Answer, Arc<Route>), Refusal> {
         headers::check(&request)?;
         let route = self.route(&request)?;
         exchange.belongs_to(&route.flow);
+        let key = route
+            .hash_on
+            .as_ref()
+            .and_then(|on| on.key(request.headers(), request.uri(), connection.peer.address.ip()));
         let request = outgoing(request, &route, exchange)?;
-        let answer = tries::send(&self.pool, &route, request, exchange).await?;
+        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
         Ok((answer, route))
     }
 

@@ -1,5 +1,7 @@
 //! Which upstream a request is for, and by which policy it is sent. No sockets, no clock, no config text.
 
+mod hash;
+mod hedge;
 mod retry;
 
 use std::collections::HashMap;
@@ -14,7 +16,9 @@ use crate::reason::Reason;
 use crate::service::Service;
 use crate::telemetry::Flow;
 
-pub use retry::{Failure, OnReset, RetryPolicy};
+pub use hash::HashOn;
+pub use hedge::{Hedge, HedgeAfter};
+pub use retry::{Backoff, Failure, OnReset, RetryPolicy, StatusSet};
 
 /// One declared upstream with its policy.
 pub struct Route {
@@ -34,6 +38,14 @@ pub struct Route {
     /// Of a stream without a byte: an answer's body, and a request's once the answer began.
     pub idle_timeout: Duration,
     pub retry: RetryPolicy,
+    /// The number of the try travels with the request. Not toward our own app, which is told the caller's.
+    pub counts_attempts: bool,
+    /// A second try beside a slow first one.
+    pub hedge: Option<Arc<Hedge>>,
+    /// Statuses that an endpoint's breaker counts as failures.
+    pub failures: StatusSet,
+    /// What `ring_hash` and `maglev` go by.
+    pub hash_on: Option<HashOn>,
 }
 
 /// All declared upstreams by name. Immutable; a reload publishes the next one.
@@ -117,6 +129,10 @@ mod tests {
                 body_idle: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(1),
                 retry: RetryPolicy::default(),
+                counts_attempts: true,
+                hedge: None,
+                failures: StatusSet::GATEWAY,
+                hash_on: None,
             })
         };
         let table = RouteTable::new([route("orders"), route("a.b")]);

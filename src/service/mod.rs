@@ -94,7 +94,7 @@ impl Service {
     ///
     /// # Errors
     /// `Overloaded` when as many requests as the limits allow are under way.
-    pub fn admit(&self) -> Result<Permit, Reason> {
+    pub fn admit(&self, _now: Instant) -> Result<Permit, Reason> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Permit { in_flight: self.in_flight.clone() })
     }
@@ -128,7 +128,7 @@ pub struct Permit {
 
 impl Permit {
     /// The first answer's head came `latency` after the request was admitted: what an adaptive limit follows.
-    pub fn answered(&self, _latency: Duration) {}
+    pub fn answered(&self, _latency: Duration, _now: Instant) {}
 }
 
 impl Drop for Permit {

@@ -55,6 +55,10 @@ labels! {
     RetryOutcome { Done = "done", OverBudget = "over_budget", NotReplayable = "not_replayable" }
 }
 labels! {
+    /// What an endpoint's breaker became.
+    BreakerChange { Open = "open", HalfOpen = "half_open", Closed = "closed" }
+}
+labels! {
     /// How a TLS handshake on a listener ended.
     HandshakeOutcome {
         Accepted = "accepted", PlainText = "plain_text", NoCertificate = "no_certificate", Expired = "expired",
@@ -96,6 +100,7 @@ pub struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
+    breakers: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -177,6 +182,12 @@ impl Metrics {
                 "outrigger_plugin_decisions_total",
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
+            ),
+            breakers: counters(
+                &registry,
+                "outrigger_breaker_transitions_total",
+                "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
+                &["service", "to"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -273,6 +284,7 @@ impl Metrics {
             bytes_out: self.bytes.with_label_values(&[way, service, BytesWay::Out.as_str()]),
             attempts: per_label(TryOutcome::ALL, |o| self.attempts.with_label_values(&[service, o])),
             retries: per_label(RetryOutcome::ALL, |o| self.retries.with_label_values(&[service, o])),
+            breakers: per_label(BreakerChange::ALL, |to| self.breakers.with_label_values(&[service, to])),
         }
     }
 
@@ -346,7 +358,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 18] = [
+        let vecs: [&dyn Collector; 19] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -357,6 +369,7 @@ impl Metrics {
             &self.attempts,
             &self.retries,
             &self.plugin_decisions,
+            &self.breakers,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -392,6 +405,7 @@ pub struct Flow {
     pub bytes_out: IntCounter,
     attempts: Box<[IntCounter]>,
     retries: Box<[IntCounter]>,
+    breakers: Box<[IntCounter]>,
 }
 
 impl Flow {
@@ -420,6 +434,10 @@ impl Flow {
 
     pub fn retry(&self, outcome: RetryOutcome) {
         self.retries[outcome as usize].inc();
+    }
+
+    pub fn breaker(&self, to: BreakerChange) {
+        self.breakers[to as usize].inc();
     }
 
     pub fn service(&self) -> &str {
@@ -451,6 +469,12 @@ trait LabelText {
 }
 
 impl LabelText for TryOutcome {
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl LabelText for BreakerChange {
     fn text(self) -> &'static str {
         self.as_str()
     }

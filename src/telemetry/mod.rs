@@ -6,6 +6,6 @@ pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
 pub use metrics::{
-    BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow, HandshakeOutcome,
-    HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
+    BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
+    HandshakeOutcome, HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
 };

@@ -4,10 +4,12 @@
 mod body;
 mod dial;
 mod pool;
+mod record;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
 pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use record::Recording;
 
 use http::Request;
 
