@@ -6,6 +6,7 @@ pub mod reason;
 pub mod published;
 pub mod lifecycle;
 mod file_watch;
+mod fingerprint;
 
 // eyes: what happened, for people and for Prometheus
 pub mod telemetry;
@@ -24,6 +25,7 @@ mod identity;
 // edges: where others are, and the connections to them
 mod registry;
 mod upstream;
+mod jwks;
 
 // path: bytes in, bytes out
 mod listen;

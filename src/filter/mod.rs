@@ -1,7 +1,9 @@
 //! Plugins as filters: what each may see and decide, and the chain that runs them in Kong's order of priority. Synchronous
 //! on purpose: keys and quotas are fetched by control tasks and read as snapshots; what must wait, `proxy` awaits.
 
+pub mod consumers;
 pub mod fault;
+pub mod jwt;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -110,10 +112,21 @@ pub enum Mode {
     Shadow,
 }
 
+/// What filters share with each other and with control tasks.
+#[derive(Clone)]
+pub struct Context {
+    pub metrics: Arc<Metrics>,
+    pub consumers: Arc<consumers::Consumers>,
+    pub jwt: Arc<jwt::Shared>,
+}
+
 /// What each plugin is told. One variant a plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settings {
     Fault(fault::Settings),
+    Jwt(jwt::Settings),
+    /// `jwt` in Kong's form.
+    KongJwt(jwt::kong::Settings),
 }
 
 impl Settings {
@@ -121,6 +134,7 @@ impl Settings {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Fault(_) => "fault",
+            Self::Jwt(_) | Self::KongJwt(_) => "jwt",
         }
     }
 
@@ -129,12 +143,15 @@ impl Settings {
     const fn priority(&self) -> u32 {
         match self {
             Self::Fault(_) => 5,
+            Self::Jwt(_) | Self::KongJwt(_) => 1450,
         }
     }
 
-    fn build(&self) -> Box<dyn Filter> {
+    fn build(&self, context: &Context) -> Box<dyn Filter> {
         match self {
             Self::Fault(settings) => Box::new(fault::Fault::new(settings.clone())),
+            Self::Jwt(settings) => Box::new(context.jwt.filter(settings)),
+            Self::KongJwt(settings) => Box::new(jwt::kong::KongJwt::new(settings.clone(), &context.consumers)),
         }
     }
 }
@@ -165,15 +182,15 @@ pub struct Ran {
 impl Chain {
     /// Of several plugins with one name the last one counts: scopes are listed from the widest to the most specific.
     #[must_use]
-    pub fn build(plugins: &[Plugin], metrics: &Metrics) -> Self {
+    pub fn build(plugins: &[Plugin], context: &Context) -> Self {
         let is_last = |at: usize| plugins[at + 1..].iter().all(|p| p.settings.name() != plugins[at].settings.name());
         let mut chosen: Vec<&Plugin> = (0..plugins.len()).filter(|at| is_last(*at)).map(|at| &plugins[at]).collect();
         chosen.sort_by_key(|plugin| std::cmp::Reverse(plugin.settings.priority()));
         let links = chosen.into_iter().map(|plugin| Link {
             name: plugin.settings.name(),
-            filter: plugin.settings.build(),
+            filter: plugin.settings.build(context),
             shadow: plugin.mode == Mode::Shadow,
-            counts: metrics.plugin(plugin.settings.name()),
+            counts: context.metrics.plugin(plugin.settings.name()),
         });
         let links: Arc<[Link]> = links.collect();
         Self { links: (!links.is_empty()).then_some(links) }

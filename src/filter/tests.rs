@@ -137,7 +137,8 @@ fn the_most_specific_scope_wins_and_an_empty_chain_is_none() {
             abort: None,
         }),
     };
-    let chain = Chain::build(&[fault(1), fault(2)], &metrics);
+    let context = Context { metrics, consumers: Arc::default(), jwt: Arc::default() };
+    let chain = Chain::build(&[fault(1), fault(2)], &context);
     assert_eq!(run(&chain, &mut head(), &mut Extensions::new()).delay, Duration::from_secs(2));
-    assert!(Chain::build(&[], &metrics).is_empty() && !chain.is_empty());
+    assert!(Chain::build(&[], &context).is_empty() && !chain.is_empty());
 }

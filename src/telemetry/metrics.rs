@@ -87,6 +87,11 @@ labels! {
     }
 }
 
+labels! {
+    /// How a fetch of an issuer's keys ended.
+    JwksOutcome { Changed = "changed", Unchanged = "unchanged", Failed = "failed" }
+}
+
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -101,6 +106,8 @@ pub struct Metrics {
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
     breakers: IntCounterVec,
+    jwks_fetches: IntCounterVec,
+    jwks_last_answer: GaugeVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -188,6 +195,22 @@ impl Metrics {
                 "outrigger_breaker_transitions_total",
                 "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
                 &["service", "to"],
+            ),
+            jwks_fetches: counters(
+                &registry,
+                "outrigger_jwks_fetches_total",
+                "Fetches of token issuers' key sets by outcome.",
+                &["issuer", "outcome"],
+            ),
+            jwks_last_answer: keep(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "outrigger_jwks_last_answer_timestamp_seconds",
+                        "When the key set of each token issuer was last read well, in seconds since 1970.",
+                    ),
+                    &["issuer"],
+                ),
             ),
             certificate_expiry: keep(
                 &registry,
@@ -303,6 +326,16 @@ impl Metrics {
         PluginCounts(per_label(PluginDecision::ALL, |d| self.plugin_decisions.with_label_values(&[plugin, d])))
     }
 
+    /// The handles of one issuer of tokens, as configured; resolve once, keep.
+    #[must_use]
+    pub fn jwks(&self, issuer: &str) -> JwksCounts {
+        JwksCounts {
+            fetches: per_label(JwksOutcome::ALL, |o| self.jwks_fetches.with_label_values(&[issuer, o])),
+            last_answer: self.jwks_last_answer.clone(),
+            issuer: issuer.into(),
+        }
+    }
+
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -358,7 +391,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 19] = [
+        let vecs: [&dyn Collector; 21] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -370,6 +403,8 @@ impl Metrics {
             &self.retries,
             &self.plugin_decisions,
             &self.breakers,
+            &self.jwks_fetches,
+            &self.jwks_last_answer,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -459,6 +494,30 @@ impl PluginCounts {
     }
 }
 
+/// The handles of one issuer's keys.
+pub struct JwksCounts {
+    fetches: Box<[IntCounter]>,
+    last_answer: GaugeVec,
+    issuer: Box<str>,
+}
+
+impl JwksCounts {
+    /// `seconds` since 1970.
+    pub fn answered(&self, outcome: JwksOutcome, seconds: f64) {
+        self.fetches[outcome as usize].inc();
+        self.last_answer.with_label_values(&[&self.issuer]).set(seconds);
+    }
+
+    pub fn failed(&self) {
+        self.fetches[JwksOutcome::Failed as usize].inc();
+    }
+
+    /// Drops the age of keys that nobody uses any more.
+    pub fn forget(&self) {
+        let _ = self.last_answer.remove_label_values(&[&self.issuer]);
+    }
+}
+
 fn per_label<L: Copy + LabelText>(all: &[L], resolve: impl Fn(&str) -> IntCounter) -> Box<[IntCounter]> {
     all.iter().map(|label| resolve(label.text())).collect()
 }
@@ -469,6 +528,12 @@ trait LabelText {
 }
 
 impl LabelText for TryOutcome {
+    fn text(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl LabelText for JwksOutcome {
     fn text(self) -> &'static str {
         self.as_str()
     }

@@ -7,5 +7,6 @@ pub mod trace;
 pub use access_log::{AccessLine, AccessLog};
 pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
-    HandshakeOutcome, HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
+    HandshakeOutcome, HeartbeatOutcome, JwksCounts, JwksOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome,
+    RetryOutcome, TryOutcome,
 };
