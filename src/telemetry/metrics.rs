@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -79,19 +80,6 @@ labels! {
 labels! {
     ReloadOutcome { Applied = "applied", Refused = "refused", Unchanged = "unchanged" }
 }
-labels! {
-    /// What a plugin decided of a request; `would_…` in shadow mode.
-    PluginDecision {
-        Passed = "passed", Delayed = "delayed", Answered = "answered", Refused = "refused", WouldDelay = "would_delay",
-        WouldAnswer = "would_answer", WouldRefuse = "would_refuse",
-    }
-}
-
-labels! {
-    /// How a fetch of an issuer's keys ended.
-    JwksOutcome { Changed = "changed", Unchanged = "unchanged", Failed = "failed" }
-}
-
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -106,8 +94,6 @@ pub struct Metrics {
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
     breakers: IntCounterVec,
-    jwks_fetches: IntCounterVec,
-    jwks_last_answer: GaugeVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -184,33 +170,17 @@ impl Metrics {
                 "Wishes to try a request again, by what became of them.",
                 &["service", "outcome"],
             ),
-            plugin_decisions: counters(
-                &registry,
-                "outrigger_plugin_decisions_total",
-                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
-                &["plugin", "decision"],
-            ),
             breakers: counters(
                 &registry,
                 "outrigger_breaker_transitions_total",
                 "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
                 &["service", "to"],
             ),
-            jwks_fetches: counters(
+            plugin_decisions: counters(
                 &registry,
-                "outrigger_jwks_fetches_total",
-                "Fetches of token issuers' key sets by outcome.",
-                &["issuer", "outcome"],
-            ),
-            jwks_last_answer: keep(
-                &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_jwks_last_answer_timestamp_seconds",
-                        "When the key set of each token issuer was last read well, in seconds since 1970.",
-                    ),
-                    &["issuer"],
-                ),
+                "outrigger_plugin_decisions_total",
+                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
+                &["plugin", "decision"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -323,17 +293,7 @@ impl Metrics {
     /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
     #[must_use]
     pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts(per_label(PluginDecision::ALL, |d| self.plugin_decisions.with_label_values(&[plugin, d])))
-    }
-
-    /// The handles of one issuer of tokens, as configured; resolve once, keep.
-    #[must_use]
-    pub fn jwks(&self, issuer: &str) -> JwksCounts {
-        JwksCounts {
-            fetches: per_label(JwksOutcome::ALL, |o| self.jwks_fetches.with_label_values(&[issuer, o])),
-            last_answer: self.jwks_last_answer.clone(),
-            issuer: issuer.into(),
-        }
+        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
     }
 
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
@@ -361,6 +321,11 @@ impl Metrics {
     /// The gauge of one watch (`health/connect/orders`, `ca/leaf`, …): set it to the time of each good answer.
     pub fn consul_last_answer(&self, watch: &str) -> Gauge {
         self.consul_last_answer.with_label_values(&[watch])
+    }
+
+    /// Drops the gauge of a watch that ended. A name that others use, too, must stay.
+    pub fn forget_watch(&self, watch: &str) {
+        let _ = self.consul_last_answer.remove_label_values(&[watch]);
     }
 
     pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
@@ -391,7 +356,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 21] = [
+        let vecs: [&dyn Collector; 19] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -403,8 +368,6 @@ impl Metrics {
             &self.retries,
             &self.plugin_decisions,
             &self.breakers,
-            &self.jwks_fetches,
-            &self.jwks_last_answer,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -484,40 +447,6 @@ impl Flow {
     }
 }
 
-/// The handles of one plugin.
-#[derive(Clone)]
-pub struct PluginCounts(Box<[IntCounter]>);
-
-impl PluginCounts {
-    pub fn count(&self, decision: PluginDecision) {
-        self.0[decision as usize].inc();
-    }
-}
-
-/// The handles of one issuer's keys.
-pub struct JwksCounts {
-    fetches: Box<[IntCounter]>,
-    last_answer: GaugeVec,
-    issuer: Box<str>,
-}
-
-impl JwksCounts {
-    /// `seconds` since 1970.
-    pub fn answered(&self, outcome: JwksOutcome, seconds: f64) {
-        self.fetches[outcome as usize].inc();
-        self.last_answer.with_label_values(&[&self.issuer]).set(seconds);
-    }
-
-    pub fn failed(&self) {
-        self.fetches[JwksOutcome::Failed as usize].inc();
-    }
-
-    /// Drops the age of keys that nobody uses any more.
-    pub fn forget(&self) {
-        let _ = self.last_answer.remove_label_values(&[&self.issuer]);
-    }
-}
-
 fn per_label<L: Copy + LabelText>(all: &[L], resolve: impl Fn(&str) -> IntCounter) -> Box<[IntCounter]> {
     all.iter().map(|label| resolve(label.text())).collect()
 }
@@ -533,12 +462,6 @@ impl LabelText for TryOutcome {
     }
 }
 
-impl LabelText for JwksOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
 impl LabelText for BreakerChange {
     fn text(self) -> &'static str {
         self.as_str()
@@ -546,12 +469,6 @@ impl LabelText for BreakerChange {
 }
 
 impl LabelText for RetryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for PluginDecision {
     fn text(self) -> &'static str {
         self.as_str()
     }
