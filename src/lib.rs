@@ -5,6 +5,7 @@ pub mod names;
 pub mod reason;
 pub mod published;
 pub mod lifecycle;
+pub mod fingerprint;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
@@ -24,6 +25,7 @@ mod identity;
 // edges: where others are, and the connections to them
 mod registry;
 mod upstream;
+mod counters;
 
 // path: bytes in, bytes out
 mod listen;

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use http::uri::Authority;
 
+use super::plugins::Plugins;
 use super::routes::OwnServices;
 use super::{Failure, settings};
 use crate::admin::Status;
-use crate::config::{EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings};
+use crate::config::{Config, EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings};
 use crate::consul::{Client, Snapshot};
 use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
@@ -32,6 +33,7 @@ pub(super) struct Watching {
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
+    pub(super) plugins: Plugins,
     pub(super) running: BTreeMap<ServiceName, Running>,
     pub(super) own: OwnServices,
     pub(super) rules: Vec<Arc<Rule>>,
@@ -53,10 +55,16 @@ pub(super) fn waits_for(service: &ServiceName) -> String {
 }
 
 impl Upstreams {
-    pub(super) fn new(watching: Watching, outbound: &OutboundSettings) -> Result<Self, Failure> {
-        let mut upstreams = Self { watching, running: BTreeMap::new(), own: BTreeMap::new(), rules: Vec::new() };
+    pub(super) fn new(watching: Watching, plugins: Plugins, outbound: &OutboundSettings) -> Result<Self, Failure> {
+        let mut upstreams =
+            Self { watching, plugins, running: BTreeMap::new(), own: BTreeMap::new(), rules: Vec::new() };
         upstreams.apply(outbound)?;
         Ok(upstreams)
+    }
+
+    /// What the chains that `apply` builds have beside their settings.
+    pub(super) fn take_plugins(&mut self, config: &Config) {
+        self.plugins.reconfigure(config, &self.watching);
     }
 
     /// Makes the running upstreams those of `outbound`. Services that stay keep their endpoints and what was learned of
@@ -79,10 +87,6 @@ impl Upstreams {
             self.watching.metrics.forget_upstream(name.as_str());
         }
         self.apply_routes(outbound)
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.watching.metrics
     }
 
     pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
@@ -122,7 +126,7 @@ impl Upstreams {
     }
 
     fn filters(&self, upstream: &UpstreamSettings) -> Chain {
-        Chain::build(&upstream.plugins, self.metrics())
+        Chain::build(&upstream.plugins, &self.plugins.context)
     }
 
     fn watch(&self, upstream: &UpstreamSettings, service: &Arc<Service>) -> Lifecycle {

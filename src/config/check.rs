@@ -10,8 +10,8 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, plugins, routes,
-    shape, upstreams, values,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, consumers, identity, keys,
+    plugins, routes, shape, upstreams, values,
 };
 
 /// # Errors
@@ -53,6 +53,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
     let identity = identity(&root.section("identity"));
     let inbound = inbound(&root.section("inbound"));
     let outbound = upstreams::outbound(&root.section("outbound"));
+    let consumers = consumers::of(root);
     let telemetry = root.section("telemetry");
     let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));
     Some(Config {
@@ -63,6 +64,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
         identity: identity?,
         inbound: inbound?,
         outbound: outbound?,
+        consumers,
         admin: root.section("admin").take("listen", values::listen)?,
         metrics: root.section("metrics").take("listen", values::listen)?,
         access_log: access_log.flatten(),

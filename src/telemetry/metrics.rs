@@ -96,6 +96,7 @@ pub struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
+    pub(super) limiters: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -177,6 +178,12 @@ impl Metrics {
                 "outrigger_plugin_decisions_total",
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
+            ),
+            limiters: counters(
+                &registry,
+                "outrigger_rate_limit_events_total",
+                "Requests that a rate limiter could not count as it should: by a counter that callers share, or not at all as its store failed.",
+                &["event"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -346,7 +353,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 18] = [
+        let vecs: [&dyn Collector; 19] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -357,6 +364,7 @@ impl Metrics {
             &self.attempts,
             &self.retries,
             &self.plugin_decisions,
+            &self.limiters,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,

@@ -1,10 +1,12 @@
 //! What happened, told once: metrics, and one access record per exchange. Knows nothing of routing.
 
 pub mod access_log;
+mod limiter;
 pub mod metrics;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
+pub use limiter::{LimiterCounts, LimiterEvent};
 pub use metrics::{
     BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow, HandshakeOutcome,
     HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
