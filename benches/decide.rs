@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use outrigger::filter::Chain;
 use outrigger::names::ServiceName;
-use outrigger::route::{RetryPolicy, Route, RouteTable};
+use outrigger::route::{
+    Action, HostMatch, Matcher, PathMatch, Redirect, Reply, RetryPolicy, Route, RouteTable, Rule, StatusSet, Subject,
+    first, normalised,
+};
 use outrigger::service::{Ask, Balance, Health, Listing, Policy, Service, Wire};
 use outrigger::telemetry::{Direction, Metrics};
 
@@ -22,7 +26,7 @@ fn service(name: &str, balance: Balance, endpoints: u32) -> Arc<Service> {
         wire: Wire::Plain,
         zone: None,
     };
-    service.list((0..endpoints).map(listing).collect());
+    service.list((0..endpoints).map(listing).collect(), Instant::now());
     Arc::new(service)
 }
 
@@ -45,7 +49,7 @@ fn pick(criterion: &mut Criterion) {
 
 fn find(criterion: &mut Criterion) {
     let metrics = Metrics::new();
-    let table = RouteTable::new((0..50).map(|at| {
+    let routes = (0..50).map(|at| {
         let service = service(&format!("service-{at}"), Balance::LeastLoaded, 3);
         Arc::new(Route {
             flow: Arc::new(metrics.flow(Direction::Outbound, service.name().as_str())),
@@ -58,8 +62,14 @@ fn find(criterion: &mut Criterion) {
             body_idle: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             retry: RetryPolicy::default(),
+            counts_attempts: true,
+            hedge: None,
+            failures: StatusSet::GATEWAY,
+            hash_on: None,
+            filters: Chain::default(),
         })
-    }));
+    });
+    let table = RouteTable::new(routes, Vec::new());
     for host in ["service-7", "Service-7.Mesh:9101", "nowhere"] {
         criterion.bench_function(&format!("find {host}"), |bencher| {
             bencher.iter(|| black_box(table.by_host(black_box(host)).is_ok()));
@@ -67,5 +77,26 @@ fn find(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, pick, find);
+/// The last of fifty rules, and a path that is in normal form.
+fn rules(criterion: &mut Criterion) {
+    let rule = |at: u32| {
+        let path = Some(PathMatch::Prefix(format!("/part-{at}")));
+        let host = HostMatch::parse("api.local").ok();
+        let redirect = Redirect { to: "/".into(), status: http::StatusCode::FOUND };
+        let action = Action::Answer(Reply::Redirect(redirect), Chain::default());
+        let matcher = Matcher { host, path, ..Matcher::default() };
+        Arc::new(Rule { name: "a-rule".into(), matcher, action })
+    };
+    let rules: Vec<Arc<Rule>> = (0..50).map(rule).collect();
+    let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+    let subject = Subject { host: "api.local:80", path: "/part-49/x", query: "", method: &method, headers: &headers };
+    criterion.bench_function("match the last of 50 rules", |bencher| {
+        bencher.iter(|| black_box(first(&rules, black_box(&subject)).is_some()));
+    });
+    criterion.bench_function("a path in normal form", |bencher| {
+        bencher.iter(|| black_box(normalised(black_box("/users/1234/orders/5678")).is_none()));
+    });
+}
+
+criterion_group!(benches, pick, find, rules);
 criterion_main!(benches);

@@ -6,6 +6,7 @@ pub mod reason;
 pub mod published;
 pub mod lifecycle;
 pub mod fingerprint;
+mod clock;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus

@@ -33,3 +33,7 @@ mod registration;
 mod reload;
 #[path = "it/resilience.rs"]
 mod resilience;
+#[path = "it/retries.rs"]
+mod retries;
+#[path = "it/routes.rs"]
+mod routes;

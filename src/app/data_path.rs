@@ -15,8 +15,8 @@ use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
-use crate::route::{Route, RouteTable, Rule};
-use crate::service::{Policy, Service, Wire};
+use crate::route::{Route, RouteTable, Rule, StatusSet};
+use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
 use crate::worker::Workers;
@@ -65,7 +65,8 @@ impl DataPath {
         let metrics = watching.metrics.clone();
         let control = watching.control.clone();
         let access_log = Arc::new(Published::new(open_log(config, &metrics)?));
-        let app = Arc::new(Service::new(config.service.name.clone(), Policy::default(), Instant::now()));
+        let app =
+            Arc::new(Service::new(config.service.name.clone(), settings::app_policy(&config.inbound), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
         let plugins = Plugins::new(config, &watching);
         let view = inbound_view(config, &app, &flow, (&[], &plugins.context))?;
@@ -135,7 +136,9 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| app.list(update.listings));
+        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+            app.list(update.listings, Instant::now());
+        });
         self.control.spawn("watch-app", followed);
     }
 
@@ -195,6 +198,7 @@ impl DataPath {
             &before.app.flow,
             (&before.rules, &self.upstreams.plugins.context),
         )?);
+        self.app.reconfigure(settings::app_policy(&config.inbound));
         self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
         self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
         self.access_log.store(log);
@@ -248,6 +252,10 @@ fn inbound_view(
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
         filters: Chain::build(&config.inbound.plugins, context),
+        counts_attempts: false,
+        hedge: None,
+        failures: StatusSet::EMPTY,
+        hash_on: None,
     };
     Ok(InboundView {
         rules: routes::of_app(&config.inbound.routes, &config.inbound.plugins, &route, before, context),

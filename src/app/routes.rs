@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::upstreams::{Running, Upstreams, route};
@@ -38,7 +38,7 @@ impl Upstreams {
         }
         for gone in before.into_values() {
             gone.watch.kill();
-            gone.service.list(Vec::new());
+            gone.service.list(Vec::new(), Instant::now());
         }
         self.rules = rules;
         Ok(())
@@ -55,7 +55,8 @@ impl Upstreams {
         for (weight, upstream) in &forward.targets {
             let filters = Chain::build(&upstream.plugins, &self.plugins.context);
             let (service, flow) = self.service_of(settings, upstream, outbound, before)?;
-            let mut target = route(upstream, outbound, &service, &flow, filters)?;
+            let before = self.before(&settings.name, &upstream.service);
+            let mut target = route(upstream, outbound, (&service, &flow), filters, before.as_deref())?;
             if !forward.rewrite_host {
                 target.authority = None;
             }
@@ -64,8 +65,9 @@ impl Upstreams {
         let mirror = match &forward.mirror {
             Some((upstream, share)) => {
                 let (service, flow) = self.service_of(settings, upstream, outbound, before)?;
-                let mut copies = route(upstream, outbound, &service, &flow, Chain::default())?;
+                let mut copies = route(upstream, outbound, (&service, &flow), Chain::default(), None)?;
                 copies.retry.attempts = 0;
+                copies.hedge = None;
                 let head = *copies.timeout.get_or_insert(MIRROR_HEAD);
                 if !forward.rewrite_host {
                     copies.authority = None;
@@ -77,6 +79,12 @@ impl Upstreams {
         };
         let split = Split::new(targets, forward.sticky.clone());
         Ok(Forward { targets: split, rewrite: forward.rewrite.clone(), mirror, slots: None })
+    }
+
+    /// What a rule's target was until now.
+    fn before(&self, rule: &str, service: &ServiceName) -> Option<Arc<Route>> {
+        let forward = self.rules.iter().find(|one| &*one.name == rule)?.forward()?;
+        forward.targets.iter().find(|route| route.service.name() == service).cloned()
     }
 
     /// The declared service where the rule's settings are the same in all that is the service's own, else one of the
@@ -114,8 +122,10 @@ fn shares_service(of_rule: &UpstreamSettings, declared: &UpstreamSettings) -> bo
     declared.connect_timeout = of_rule.connect_timeout;
     declared.timeout = of_rule.timeout;
     declared.idle_timeout = of_rule.idle_timeout;
-    declared.retry.clone_from(&of_rule.retry);
+    let budget = std::mem::replace(&mut declared.retry, of_rule.retry.clone()).budget;
+    declared.retry.budget = budget;
     declared.plugins.clone_from(&of_rule.plugins);
+    declared.hedge = of_rule.hedge;
     declared == *of_rule
 }
 
@@ -147,11 +157,15 @@ fn to_app(settings: &AppRouteSettings, app: &Route, filters: Chain, before: &[Ar
         flow: app.flow.clone(),
         http2: app.http2,
         connect_timeout: app.connect_timeout,
-        timeout: settings.timeout.unwrap_or(app.timeout),
+        timeout: settings.timeout,
         body_idle: settings.body_idle.unwrap_or(app.body_idle),
         idle_timeout: settings.idle_timeout.unwrap_or(app.idle_timeout),
         retry: app.retry.clone(),
         filters,
+        counts_attempts: app.counts_attempts,
+        hedge: app.hedge.clone(),
+        failures: app.failures,
+        hash_on: app.hash_on.clone(),
     };
     let kept = |most: u32| {
         let same = before.iter().find(|rule| *rule.name == *settings.name);

@@ -1,17 +1,18 @@
 //! What each module below is told, from the checked configuration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    AccessLogPath, Balance, Config, InboundMtls, InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings,
-    UpstreamSettings,
+    AccessLogPath, Balance, Config, HedgeAfter, InboundMtls, InboundSettings, InboundTimeouts, ListenLimits, Probe,
+    Protocol, ServiceSettings, UpstreamSettings,
 };
 use crate::identity;
 use crate::listen::{self, Security};
 use crate::registry::consul::agent::{self, Registration};
 use crate::registry::probe;
-use crate::route::{OnReset, RetryPolicy};
+use crate::route::{self, HashOn, OnReset, RetryPolicy, StatusSet};
 use crate::service;
 use crate::telemetry::access_log::Destination;
 
@@ -27,7 +28,7 @@ pub(super) fn listen(timeouts: InboundTimeouts, limits: ListenLimits) -> listen:
     }
 }
 
-pub(super) fn security(mtls: InboundMtls, identity: std::sync::Arc<identity::Current>) -> Security {
+pub(super) fn security(mtls: InboundMtls, identity: Arc<identity::Current>) -> Security {
     match mtls {
         InboundMtls::Strict => Security::Strict(identity),
         InboundMtls::Permissive => Security::Permissive(identity),
@@ -106,14 +107,30 @@ pub(super) fn speaks_http2(protocol: Protocol) -> bool {
     }
 }
 
-pub(super) fn policy(upstream: &UpstreamSettings) -> service::Policy {
-    service::Policy { balance: balance(upstream.balance), ..service::Policy::default() }
+/// `zone` is our own, where it is known.
+pub(super) fn policy(upstream: &UpstreamSettings, zone: Option<&Arc<str>>) -> service::Policy {
+    service::Policy {
+        balance: balance(&upstream.balance),
+        zone: zone.filter(|_| upstream.prefer_zone).cloned(),
+        breaker: upstream.breaker.policy,
+        limits: upstream.limits,
+        adaptive: upstream.adaptive,
+        budget: upstream.retry.budget,
+    }
 }
 
-fn balance(balance: Balance) -> service::Balance {
+/// The app is one endpoint, so nothing but the limit that follows its latency applies.
+pub(super) fn app_policy(inbound: &InboundSettings) -> service::Policy {
+    service::Policy { adaptive: inbound.adaptive, ..service::Policy::default() }
+}
+
+fn balance(balance: &Balance) -> service::Balance {
     match balance {
         Balance::LeastLoaded => service::Balance::LeastLoaded,
         Balance::RoundRobin => service::Balance::RoundRobin,
+        Balance::Random => service::Balance::Random,
+        Balance::RingHash(_) => service::Balance::RingHash,
+        Balance::Maglev(_) => service::Balance::Maglev,
     }
 }
 
@@ -124,12 +141,36 @@ pub(super) fn retry(upstream: &UpstreamSettings) -> RetryPolicy {
         on_unsent: retry.on_unsent,
         on_reset: if retry.on_reset { OnReset::Always } else { OnReset::Never },
         methods: retry.methods.clone(),
+        on_status: retry.statuses.iter().copied().collect(),
+        per_try_timeout: retry.per_try_timeout,
+        backoff: retry.backoff,
+        body_limit: retry.body_limit,
+    }
+}
+
+pub(super) fn hedge(after: HedgeAfter) -> route::HedgeAfter {
+    match after {
+        HedgeAfter::Percentile(percent) => route::HedgeAfter::Quantile(f64::from(percent) / 100.0),
+        HedgeAfter::Time(time) => route::HedgeAfter::Fixed(time),
+    }
+}
+
+pub(super) fn hash_on(balance: &Balance) -> Option<HashOn> {
+    match balance {
+        Balance::RingHash(on) | Balance::Maglev(on) => Some(on.clone()),
+        Balance::LeastLoaded | Balance::RoundRobin | Balance::Random => None,
     }
 }
 
 /// Toward our own app: another try meets the same instance, so only what was lost to the keep-alive race is sent again.
 pub(super) fn retry_to_app() -> RetryPolicy {
-    RetryPolicy { attempts: 1, on_reset: OnReset::Reused, ..RetryPolicy::default() }
+    RetryPolicy {
+        attempts: 1,
+        on_reset: OnReset::Reused,
+        on_status: StatusSet::EMPTY,
+        per_try_timeout: None,
+        ..RetryPolicy::default()
+    }
 }
 
 pub(super) fn access_log(path: &AccessLogPath) -> Destination {

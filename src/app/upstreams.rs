@@ -17,7 +17,7 @@ use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::registry::{DnsSettings, DnsWatch, FixedWatch, HealthWatch, MeshMode, Origin, Records, Registry, follow};
-use crate::route::{Route, RouteTable, Rule};
+use crate::route::{Hedge, Route, RouteTable, Rule};
 use crate::service::{Service, Wire};
 use crate::telemetry::{Direction, Flow, Metrics};
 
@@ -83,17 +83,18 @@ impl Upstreams {
             if let Some(listening) = gone.listening {
                 listening.begin_drain();
             }
-            gone.service.list(Vec::new());
+            gone.service.list(Vec::new(), Instant::now());
             self.watching.metrics.forget_upstream(name.as_str());
         }
         self.apply_routes(outbound)
     }
 
     pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
-        let service = Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream), Instant::now()));
+        let service =
+            Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream, None), Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
-            route: Arc::new(route(upstream, outbound, &service, &flow, self.filters(upstream))?),
+            route: Arc::new(route(upstream, outbound, (&service, &flow), self.filters(upstream), None)?),
             watch: self.watch(upstream, &service),
             settings: upstream.clone(),
             service,
@@ -108,9 +109,10 @@ impl Upstreams {
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
-        running.service.reconfigure(settings::policy(upstream));
-        let filters = self.filters(upstream);
-        running.route = Arc::new(route(upstream, outbound, &running.service, &running.flow, filters)?);
+        running.service.reconfigure(settings::policy(upstream, None));
+        let (filters, before) = (self.filters(upstream), Some(&*running.route));
+        let next = route(upstream, outbound, (&running.service, &running.flow), filters, before)?;
+        running.route = Arc::new(next);
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
         if source(&running.settings) != source(upstream) {
             running.watch.kill();
@@ -134,7 +136,7 @@ impl Upstreams {
         let (service, status) = (service.clone(), self.watching.status.clone());
         let registry = self.registry(upstream);
         let sink = move |update: crate::registry::Update| {
-            service.list(update.listings);
+            service.list(update.listings, Instant::now());
             if update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
             }
@@ -196,9 +198,9 @@ impl Upstreams {
 pub(super) fn route(
     upstream: &UpstreamSettings,
     outbound: &OutboundSettings,
-    service: &Arc<Service>,
-    flow: &Arc<Flow>,
+    (service, flow): (&Arc<Service>, &Arc<Flow>),
     filters: Chain,
+    before: Option<&Route>,
 ) -> Result<Route, Failure> {
     Ok(Route {
         service: service.clone(),
@@ -212,5 +214,16 @@ pub(super) fn route(
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
         filters,
+        counts_attempts: true,
+        hedge: hedge(upstream, before),
+        failures: upstream.breaker.statuses.iter().copied().collect(),
+        hash_on: settings::hash_on(&upstream.balance),
     })
+}
+
+/// Hedging goes on by the latencies that it has seen, unless a reload changed it.
+fn hedge(upstream: &UpstreamSettings, before: Option<&Route>) -> Option<Arc<Hedge>> {
+    let after = settings::hedge(upstream.hedge?);
+    let kept = before.and_then(|route| route.hedge.as_ref()).filter(|hedge| hedge.is(after)).cloned();
+    Some(kept.unwrap_or_else(|| Arc::new(Hedge::new(after))))
 }

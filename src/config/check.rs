@@ -1,6 +1,6 @@
 //! From the tree to a `Config`: meaning, cross references and what only several keys together show.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
     InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, consumers, identity, keys,
-    plugins, routes, shape, upstreams, values,
+    plugins, policy, routes, shape, upstreams, values,
 };
 
 /// # Errors
@@ -24,7 +24,7 @@ pub(super) fn config(
 ) -> Result<Config, Problems> {
     shape::check_section(root, keys::ROOT, ("", &Place::START), &mut problems);
     let base = file.map(|file| file.parent().unwrap_or(Path::new("")));
-    let shared = Shared { problems: RefCell::new(problems), base };
+    let shared = Shared { problems: RefCell::new(problems), consumers: OnceCell::new(), base };
     let section = Section::root(root, keys::ROOT, &shared);
     let config = meaning(&section, file, environment);
     let listeners = listeners(&section);
@@ -47,13 +47,14 @@ pub(super) fn config(
 }
 
 fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -> Option<Config> {
+    // Plugins name consumers, so these come first.
+    let consumers = root.shared().consumers.get_or_init(|| consumers::of(root)).clone();
     // Each part is read before any is missed, so that every mistake is noted.
     let service = service(&root.section("service"), environment);
     let consul = consul(&root.section("consul"), environment);
     let identity = identity(&root.section("identity"));
     let inbound = inbound(&root.section("inbound"));
     let outbound = upstreams::outbound(&root.section("outbound"));
-    let consumers = consumers::of(root);
     let telemetry = root.section("telemetry");
     let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));
     Some(Config {
@@ -96,7 +97,7 @@ fn service(section: &Section<'_>, environment: &Environment) -> Option<ServiceSe
     })
 }
 
-fn texts(node: &Node) -> BTreeMap<String, String> {
+pub(super) fn texts(node: &Node) -> BTreeMap<String, String> {
     let text = |node: &Node| match &node.value {
         Value::Scalar(scalar) => Some(scalar.text.clone()),
         Value::List(_) | Value::Map(_) => None,
@@ -233,6 +234,7 @@ fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
         })?,
         timeouts: timeouts(&section.section("timeouts"))?,
         limits: limits(&section.section("limits"))?,
+        adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
         plugins: plugins::of(section),
         routes: routes::inbound(section),
@@ -249,10 +251,9 @@ pub(super) fn timeouts(section: &Section<'_>) -> Option<InboundTimeouts> {
 }
 
 pub(super) fn limits(section: &Section<'_>) -> Option<ListenLimits> {
-    let size = |scalar: &Scalar| values::size(scalar).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     Some(ListenLimits {
         connections: section.take("connections", number)?,
-        head: section.take("head", size)?,
+        head: section.take("head", bytes)?,
         headers: section.take("headers", number)?,
         h2_streams: section.take("h2_streams", count)?,
     })
@@ -338,6 +339,10 @@ fn port(scalar: &Scalar) -> Result<u16, Fault> {
 
 pub(super) fn count(scalar: &Scalar) -> Result<u32, Fault> {
     values::integer(scalar, 0, u64::from(u32::MAX)).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+pub(super) fn bytes(scalar: &Scalar) -> Result<usize, Fault> {
+    values::size(scalar).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 fn number(scalar: &Scalar) -> Result<usize, Fault> {

@@ -194,11 +194,18 @@ fn id_of(name: &str) -> String {
     Uuid::from_bytes(bytes).to_string()
 }
 
-/// Whether some consumer has this id, username or custom id.
-pub(super) fn knows(consumers: &[Consumer], name: &str) -> bool {
-    consumers.iter().any(|consumer| {
-        *consumer.id == *name
-            || consumer.username.as_deref() == Some(name)
-            || consumer.custom_id.as_deref() == Some(name)
-    })
+/// The id, username or custom id of a consumer, as a plugin names who stands for callers that are nobody.
+pub(super) fn anonymous(config: &Section<'_>) -> Option<String> {
+    let name = config.take("anonymous", values::text)?;
+    let consumers = config.shared().consumers.get().map(Vec::as_slice).unwrap_or_default();
+    let has = |consumer: &Consumer| {
+        let names = [Some(&consumer.id), consumer.username.as_ref(), consumer.custom_id.as_ref()];
+        names.into_iter().flatten().any(|known| **known == *name)
+    };
+    if !consumers.iter().any(has) {
+        let fault =
+            Fault::new(format!("{name:?} is none of consumers"), format!("add it: consumers: [{{username: {name}}}]"));
+        config.mistake("anonymous", fault);
+    }
+    Some(name)
 }

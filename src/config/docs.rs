@@ -49,7 +49,8 @@ fn tables(keys: &'static [Key], path: &str, page: &mut String) {
     }
     for key in keys {
         let below = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
-        match &key.shape {
+        let shape = if let Shape::WordOr(_, section) = &key.shape { *section } else { &key.shape };
+        match shape {
             // The keys of an upstream are told once.
             Shape::Section(_) if below == "outbound.defaults" => {}
             Shape::Section(keys) if below == "outbound.timeouts" || below == "outbound.limits" => {
@@ -66,6 +67,9 @@ fn tables(keys: &'static [Key], path: &str, page: &mut String) {
             }
             Shape::Section(keys) if SAME_AS.contains(&&*below) => {
                 *page += &format!("\n## `{below}`\n\nThe keys of `outbound.routes[].{}`: {}.\n", key.name, names(keys));
+            }
+            Shape::OneOf(keys) if key.name == "maglev" || key.name == "sticky" => {
+                *page += &format!("\n## `{below}`\n\nThe keys of `ring_hash`: {}.\n", names(keys));
             }
             Shape::Section(keys) | Shape::OneOf(keys) => tables(keys, &below, page),
             Shape::Sections(keys) => tables(keys, &format!("{below}[]"), page),
@@ -85,6 +89,7 @@ fn kind(shape: &Shape) -> String {
         Shape::Texts => "names and texts".into(),
         Shape::Section(_) => "section".into(),
         Shape::OneOf(_) => "section, one key".into(),
+        Shape::WordOr(word, section) => format!("{}, or {}", leaf_kind(*word), kind(section)),
         Shape::Sections(_) => "list of sections".into(),
         Shape::Conditions => "names and conditions".into(),
         Shape::Fields => "header fields".into(),
@@ -97,8 +102,9 @@ fn kind(shape: &Shape) -> String {
 fn leaf_kind(leaf: Leaf) -> String {
     match leaf {
         Leaf::Choice { values, .. } => values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", "),
-        Leaf::RetryOn => "`unsent`, `reset`".into(),
+        Leaf::RetryOn => "`unsent`, `reset`, 400 to 599".into(),
         Leaf::OnlyFalse => "`false`".into(),
+        Leaf::OnlyTrue => "`true`".into(),
         Leaf::Integer { min, max } => format!("{min} to {max}"),
         Leaf::Size { min, max } => format!("size, {min} to {max} bytes"),
         Leaf::Duration { min_ms, .. } if min_ms > 1 => format!("duration, {} or more", spelled(min_ms)),

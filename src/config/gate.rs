@@ -4,7 +4,7 @@ use http::{HeaderName, StatusCode};
 
 use super::problems::Fault;
 use super::section::Section;
-use super::{plugins, values};
+use super::{consumers, plugins, values};
 use crate::filter::rate_limiting::{LimitBy, Policy, RedisSettings, Settings as RateLimiting, Unit};
 use crate::filter::{acl, basic_auth, key_auth};
 
@@ -18,7 +18,7 @@ pub(super) fn key_auth(config: &Section<'_>) -> Option<key_auth::Settings> {
         key_in_header: config.take("key_in_header", values::boolean)?,
         key_in_query: config.take("key_in_query", values::boolean)?,
         hide_credentials: config.take("hide_credentials", values::boolean)?,
-        anonymous: config.take("anonymous", values::text),
+        anonymous: consumers::anonymous(config),
         run_on_preflight: config.take("run_on_preflight", values::boolean)?,
         realm: config.take("realm", values::visible),
     };
@@ -33,7 +33,7 @@ pub(super) fn basic_auth(config: &Section<'_>) -> Option<basic_auth::Settings> {
     Some(basic_auth::Settings {
         hide_credentials: config.take("hide_credentials", values::boolean)?,
         realm: config.take("realm", values::visible)?,
-        anonymous: config.take("anonymous", values::text),
+        anonymous: consumers::anonymous(config),
         run_on_preflight: config.take("run_on_preflight", values::boolean)?,
     })
 }

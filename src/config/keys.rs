@@ -1,8 +1,9 @@
 //! The table of all keys of the file. To add one: a row here, and its meaning in `check` or `upstreams`.
 
 use super::consumers::CONSUMER;
-use super::route_keys::{APP_LIMITS, MATCH, MIRROR, REDIRECT, RESPOND, SPLIT, STICKY};
+use super::route_keys::{APP_LIMITS, MATCH, MIRROR, REDIRECT, RESPOND, SPLIT};
 use super::shape::{Key, Leaf, Shape};
+use super::upstream_keys::{BALANCE, BREAKER, FAILOVER, HASH_ON, HEDGE, LIMITS as UPSTREAM_LIMITS, OVERLOAD, RETRY};
 
 const SECOND: u64 = 1000;
 const PORT: Leaf = Leaf::Integer { min: 1, max: 65535 };
@@ -175,6 +176,12 @@ const INBOUND: &[Key] = &[
     Key::optional("timeouts", Shape::Section(TIMEOUTS), "Limits of waiting for a client."),
     Key::optional("limits", Shape::Section(LIMITS), "Bounds of what clients may use."),
     Key::new(
+        "overload",
+        OVERLOAD,
+        "off",
+        "`adaptive`: a limit on requests under way to the app that follows its latency, from 4 to 1000; more are answered 503 `overloaded`.",
+    ),
+    Key::new(
         "trusted_ips",
         Shape::List(Leaf::Network),
         "[]",
@@ -254,13 +261,13 @@ macro_rules! upstream_keys {
         $($first,)*
         Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2` or `grpc`. `tcp` is not supported yet."),
         Key::new("mtls", Shape::Leaf(Leaf::Choice { values: &["required", "preferred", "off"], later: &[] }), "required", "`required`, `preferred` (plain endpoints too) or `off`."),
-        Key::new("balance", Shape::Leaf(Leaf::Choice { values: &["least_loaded", "round_robin"], later: &["random", "ring_hash", "maglev"] }), "least_loaded", "`least_loaded` (two choices, peak EWMA) or `round_robin`. Others are not supported yet."),
-        Key::new("prefer_zone", Shape::Leaf(Leaf::OnlyFalse), "false", "Endpoints of our own zone first. `true` is not supported yet."),
-        Key::later("tags", "Only instances with these tags."),
-        Key::later("meta", "Only instances with this meta."),
-        Key::later("filter", "Only instances that Consul's expression matches."),
-        Key::later("datacenter", "Instances of another datacenter."),
-        Key::later("failover", "Where to go when no instance is left."),
+        Key::new("balance", BALANCE, "least_loaded", "`least_loaded` (two choices, peak EWMA), `round_robin`, `random`, or `{ ring_hash: {…} }` or `{ maglev: {…} }` with what is hashed."),
+        Key::new("prefer_zone", Shape::Leaf(Leaf::Bool), "false", "Endpoints of our own zone first, spilling over by health. The zone is `service.meta.zone`, else `zone` in the Meta of the agent's node."),
+        Key::new("tags", Shape::List(Leaf::Text), "[]", "Only instances with all these Consul tags."),
+        Key::new("meta", Shape::Texts, "{}", "Only instances with all this Consul meta."),
+        Key::optional("filter", Shape::Leaf(Leaf::Filter), "Only instances that this expression in Consul's language matches, such as `Service.Meta.version != \"1\"`."),
+        Key::optional("datacenter", Shape::Leaf(Leaf::Datacenter), "Instances of this datacenter of Consul's. The agent's own when absent."),
+        Key::new("failover", Shape::Sections(FAILOVER), "[]", "Where to go when no instance is left, in this order."),
         Key::optional("endpoints", Shape::List(Leaf::Endpoint), "HOST:PORT instead of Consul; with `dns` DNS names. From Consul when absent."),
         Key::optional("dns", Shape::Leaf(Leaf::Choice { values: &["srv", "a"], later: &[] }), "How `endpoints` are looked up: `srv` (NAME) or `a` (NAME:PORT). When absent they are fixed."),
         Key::optional("dns_server", Shape::Leaf(Leaf::HostPort { zero: false }), "IP:PORT of the DNS server to ask, such as Consul's 127.0.0.1:8600. The system's when absent."),
@@ -268,9 +275,10 @@ macro_rules! upstream_keys {
         Key::new("timeout", Shape::Leaf(Leaf::Duration { min_ms: 1, off: true }), "15s", "The whole exchange up to the response's head, retries included; `off` for none."),
         Key::new("idle_timeout", TIME, "5m", "Of a stream or tunnel without a byte either way."),
         Key::optional("retry", Shape::Section(RETRY), "When a failed try is repeated."),
-        Key::later("hedge", "A second try when the first is slow."),
-        Key::later("breaker", "When an endpoint is left out for a while."),
-        Key::later("limits", "Bounds of what the upstream may use."),
+        Key::optional("hedge", HEDGE, "A second try when the first is slow, for `retry.methods` only. Off when absent; `off` where the defaults turn it on."),
+        Key::optional("breaker", Shape::Section(BREAKER), "When an endpoint is left out for a while. On by default."),
+        Key::optional("limits", Shape::Section(UPSTREAM_LIMITS), "Bounds of what the upstream may use, over all workers of this sidecar."),
+        Key::new("overload", OVERLOAD, "off", "`adaptive`: a limit on requests under way that follows latency, from 4 to 1000 and never above `limits.requests`."),
         Key::new("plugins", Shape::Plugins, "[]", "Plugins of this upstream; one of the same name replaces that of the defaults."),
     ] };
 }
@@ -286,26 +294,6 @@ pub(super) const UPSTREAM: &[Key] = upstream_keys![
 
 pub(super) const UPSTREAM_DEFAULTS: &[Key] = upstream_keys![];
 
-const RETRY: &[Key] = &[
-    Key::new("attempts", Shape::Leaf(Leaf::Integer { min: 0, max: 10 }), "2", "Tries beyond the first, 0 to 10."),
-    Key::new(
-        "on",
-        Shape::List(Leaf::RetryOn),
-        "[unsent, reset]",
-        "`unsent`: nothing of the request was sent. `reset`: the connection died before the response. Statuses are not supported yet.",
-    ),
-    Key::new(
-        "methods",
-        Shape::List(Leaf::Method),
-        "[GET, HEAD, OPTIONS, PUT, DELETE]",
-        "Methods whose requests may be sent again after `reset`; `unsent` failures are retried for any.",
-    ),
-    Key::later("per_try_timeout", "Limit of one try."),
-    Key::later("budget", "Share of requests that may be retries."),
-    Key::later("backoff", "Pause before a retry."),
-    Key::later("body_limit", "Larger bodies are not kept for a retry."),
-];
-
 /// A route's own keys come first; what follows is said over the keys of the upstream that it leads to.
 pub(super) const ROUTE: &[Key] = upstream_keys![
     Key::optional("name", TEXT, "For the access log. `route-N` when absent, counted from 1."),
@@ -318,7 +306,7 @@ pub(super) const ROUTE: &[Key] = upstream_keys![
     Key::optional("split", Shape::Sections(SPLIT), "Several services by weight, drawn for each request."),
     Key::optional(
         "sticky",
-        Shape::OneOf(STICKY),
+        Shape::OneOf(HASH_ON),
         "The same value always goes to the same service of `split`. A request without it is drawn."
     ),
     Key::optional("redirect", Shape::Section(REDIRECT), "The client is sent elsewhere."),

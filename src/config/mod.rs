@@ -11,6 +11,7 @@ mod keys;
 mod load;
 mod overrides;
 mod plugins;
+mod policy;
 mod problems;
 mod references;
 mod route_keys;
@@ -18,10 +19,13 @@ mod route_shapes;
 mod routes;
 mod schema;
 mod section;
+mod selection;
 mod shape;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upstream_keys;
+mod upstream_values;
 mod upstreams;
 mod values;
 
@@ -32,8 +36,10 @@ pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
+pub use policy::{Balance, BreakerSettings, HedgeAfter, RetrySettings};
 pub use routes::{AppRouteSettings, ForwardSettings, RouteAction, RouteSettings};
 pub use schema::schema;
+pub use selection::{Failover, Subset};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,6 +51,7 @@ use crate::filter::Plugin;
 use crate::filter::consumers::Consumer;
 use crate::identity;
 use crate::names::ServiceName;
+use crate::service;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -127,6 +134,8 @@ pub struct InboundSettings {
     pub mtls: InboundMtls,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
+    /// A limit on requests under way to the app that follows its latency.
+    pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
     pub plugins: Vec<Plugin>,
     pub routes: Vec<AppRouteSettings>,
@@ -173,7 +182,15 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     pub mtls: UpstreamMtls,
     pub balance: Balance,
+    /// Endpoints of our own zone first.
+    pub prefer_zone: bool,
     pub source: EndpointSource,
+    /// Of the instances in Consul.
+    pub subset: Subset,
+    /// Of Consul's; `None`: the agent's own.
+    pub datacenter: Option<String>,
+    /// Where to go when no endpoint is left, in this order. Empty unless `source` is Consul.
+    pub failover: Vec<Failover>,
     pub connect_timeout: Duration,
     /// The whole exchange up to the response's head; `None` for `off`.
     pub timeout: Option<Duration>,
@@ -181,6 +198,12 @@ pub struct UpstreamSettings {
     pub retry: RetrySettings,
     /// Of the defaults, then its own: the last one of a name counts.
     pub plugins: Vec<Plugin>,
+    /// `None` for off.
+    pub hedge: Option<HedgeAfter>,
+    pub breaker: BreakerSettings,
+    pub limits: service::Limits,
+    /// A limit on requests under way that follows latency, below `limits.requests`.
+    pub adaptive: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,24 +228,6 @@ pub enum UpstreamMtls {
     Required,
     Preferred,
     Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    LeastLoaded,
-    RoundRobin,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetrySettings {
-    /// Beyond the first try.
-    pub attempts: u32,
-    /// Methods whose requests may be sent again after a reset; `unsent` failures are retried for any.
-    pub methods: Vec<http::Method>,
-    /// Retry, for any method, what failed before a byte of the request was sent.
-    pub on_unsent: bool,
-    /// Retry after a reset at all.
-    pub on_reset: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

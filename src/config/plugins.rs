@@ -12,7 +12,7 @@ use crate::filter::fault::{Abort, Delay, Settings as FaultSettings, Share};
 use crate::filter::{Mode, Plugin, Settings};
 
 /// The plugins of a section: those of its defaults, then its own, which replace them by name.
-pub(super) fn of<'a>(section: &Section<'a>) -> Vec<Plugin> {
+pub(super) fn of(section: &Section<'_>) -> Vec<Plugin> {
     let scope = scope(section);
     section.layers("plugins").flat_map(|list| each(section, list, &scope)).collect()
 }
@@ -64,7 +64,7 @@ fn fault(plugin: &Section<'_>, config: &Section<'_>) -> Option<FaultSettings> {
     let abort = || {
         let abort = config.section("abort");
         let (status, grpc_status) = (abort.take("status", status), abort.take("grpc_status", grpc_status));
-        if status.is_none() && grpc_status.is_none() {
+        if !abort.has("status") && !abort.has("grpc_status") {
             config.mistake("abort", Fault::new("has neither status nor grpc_status", "add status: 503"));
         }
         Some(Abort { share: share(&abort)?, status, grpc_status })

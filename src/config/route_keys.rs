@@ -45,14 +45,6 @@ pub(super) const SPLIT: &[Key] = &[
     ),
 ];
 
-pub(super) const STICKY: &[Key] = &[
-    Key::optional("header", TEXT, "By this request header."),
-    Key::optional("cookie", TEXT, "By this cookie."),
-    Key::optional("query", TEXT, "By this query parameter."),
-    Key::optional("source_ip", Shape::Leaf(Leaf::Bool), "By the client's address."),
-    Key::optional("path", Shape::Leaf(Leaf::Bool), "By the path."),
-];
-
 pub(super) const REDIRECT: &[Key] = &[
     Key::required(
         "to",

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::keys::UPSTREAM_DEFAULTS;
+use super::keys::{ROUTE, UPSTREAM_DEFAULTS};
 use super::problems::{Fault, Place, Problems};
 use super::section::{Section, Shared};
 use super::shape::{Key, Shape};
 use super::tree::{Entry, Node, Scalar, Value, join};
-use super::{UpstreamSettings, check, plugins, upstreams, values};
+use super::{UpstreamSettings, check, plugins, policy, upstreams, values};
 use crate::filter::fault::Share;
 use crate::filter::{self, Plugin};
 use crate::names::ServiceName;
@@ -46,8 +46,8 @@ pub struct AppRouteSettings {
     pub name: String,
     pub matcher: Matcher,
     pub reply: Option<Reply>,
-    /// Of the outer option `None` for what the listener says, of the inner one for `off`.
-    pub timeout: Option<Option<Duration>>,
+    /// `None` for `off`.
+    pub timeout: Option<Duration>,
     pub body_idle: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     /// Requests under way at once.
@@ -74,11 +74,14 @@ pub(super) fn inbound(inbound: &Section<'_>) -> Vec<AppRouteSettings> {
     let one = |(at, route): (usize, &Section<'_>)| {
         exactly_one(route, &["redirect", "respond"], false);
         let limits = route.section("limits");
+        // No request hangs: an app that does not answer is given up when a connection would be called idle.
+        let idle = inbound.section("timeouts").take("idle", values::duration);
+        let own = route.find("timeout").is_some();
         Some(AppRouteSettings {
             name: name(at, route),
             matcher: matcher(&route.section("match")),
             reply: reply(route),
-            timeout: route.take("timeout", values::duration_or_off),
+            timeout: if own { route.take("timeout", values::duration_or_off)? } else { idle },
             body_idle: route.take("body_idle", values::duration),
             idle_timeout: route.take("idle_timeout", values::duration),
             requests: limits.take("requests", check::count),
@@ -98,18 +101,13 @@ impl<'a> Reader<'_, 'a> {
     fn route(&mut self, at: usize, route: &Section<'a>) -> Option<RouteSettings> {
         exactly_one(route, &["to", "split", "redirect", "respond"], true);
         let matcher = matcher(&route.section("match"));
-        let rewrite = rewrite(route, &matcher);
         let action = if route.has("redirect") || route.has("respond") {
-            for key in ["strip_path", "rewrite_path", "rewrite_host", "mirror", "sticky"] {
-                if route.has(key) {
-                    let fault = Fault::new("has no meaning for an answer that is given here", "remove the key");
-                    route.mistake(key, fault);
-                }
-            }
+            only_of_answers(route);
             let defaults = self.outbound.section("defaults");
             let of_all = if defaults.node().is_some() { plugins::of(&defaults) } else { Vec::new() };
             RouteAction::Answer(reply(route)?, [of_all, plugins::of(route)].concat())
         } else {
+            let rewrite = rewrite(route, &matcher);
             RouteAction::Forward(Box::new(self.forward(route, rewrite)?))
         };
         Some(RouteSettings { name: name(at, route), matcher, action })
@@ -139,7 +137,7 @@ impl<'a> Reader<'_, 'a> {
         if route.has("sticky") && !route.has("split") {
             route.mistake("sticky", Fault::new("has no split beside it", "add split, or remove the key"));
         }
-        let sticky = sticky(&route.section("sticky"));
+        let sticky = policy::hash_on(&route.whole("sticky"));
         let upstreams = targets.into_iter().map(|(weight, service)| Some((weight, self.upstream(route, &service)?)));
         let targets: Vec<(u32, UpstreamSettings)> = upstreams.collect::<Option<_>>()?;
         let mirror = route.has("mirror").then(|| route.section("mirror"));
@@ -179,7 +177,7 @@ impl<'a> Reader<'_, 'a> {
 /// Reads an upstream whose keys were looked at before, each at its own place: only what is new is noted.
 fn read(route: &Section<'_>, node: &Node, defaults: Option<&Node>) -> Option<UpstreamSettings> {
     let known = route.shared();
-    let shared = Shared { problems: Problems::of(None).into(), base: known.base };
+    let shared = Shared { problems: Problems::of(None).into(), consumers: known.consumers.clone(), base: known.base };
     let upstream = upstreams::upstream(&route.read_as(node, defaults, &shared));
     let mut noted = known.problems.borrow_mut();
     for problem in shared.problems.borrow().iter() {
@@ -246,6 +244,17 @@ fn distinct_names(routes: &[Section<'_>]) {
     }
 }
 
+/// Of a rule that answers by itself: keys that could only mean something of a request that goes on.
+fn only_of_answers(route: &Section<'_>) {
+    let known = ["name", "match", "to", "split", "redirect", "respond", "plugins"];
+    for entry in route.node().map(Node::entries).unwrap_or_default() {
+        if !known.contains(&&*entry.key) && ROUTE.iter().any(|key| key.name == entry.key) {
+            let fault = Fault::new("has no meaning for an answer that is given here", "remove the key");
+            route.note(&entry.node, &entry.key, fault);
+        }
+    }
+}
+
 fn exactly_one(route: &Section<'_>, keys: &[&str], needed: bool) {
     let found: Vec<&str> = keys.iter().copied().filter(|key| route.has(key)).collect();
     match found.as_slice() {
@@ -270,7 +279,7 @@ pub(super) fn matcher(section: &Section<'_>) -> Matcher {
         HostMatch::parse(&values::text(scalar)?)
             .map_err(|problem| Fault::new(problem, "write a host such as api.local, or *.example.com"))
     };
-    let prefix = section.take("path", plain_path).map(|path| PathMatch::Prefix(trimmed(path)));
+    let prefix = section.take("path", plain_path).map(|path| PathMatch::Prefix(trimmed(&path)));
     let exact = section.take("path_exact", plain_path).map(PathMatch::Exact);
     let regex = section.take("path_regex", pattern).map(PathMatch::Regex);
     exactly_one(section, &["path", "path_exact", "path_regex"], false);
@@ -337,13 +346,13 @@ fn plain_path(scalar: &Scalar) -> Result<String, Fault> {
     }
 }
 
-fn trimmed(path: String) -> String {
+fn trimmed(path: &str) -> String {
     path.trim_end_matches('/').to_owned()
 }
 
 fn rewrite(route: &Section<'_>, matcher: &Matcher) -> Option<Rewrite> {
     let strip = route.take("strip_path", values::boolean) == Some(true);
-    let prefix = route.take("rewrite_path", plain_path).map(trimmed);
+    let prefix = route.take("rewrite_path", plain_path).map(|path| trimmed(&path));
     if strip && prefix.is_some() {
         route.mistake("strip_path", Fault::new("rewrite_path is there too", "keep one of them"));
     }
@@ -356,23 +365,6 @@ fn rewrite(route: &Section<'_>, matcher: &Matcher) -> Option<Rewrite> {
         route.mistake(key, fault);
     }
     if strip { Some(Rewrite { prefix: String::new() }) } else { prefix.map(|prefix| Rewrite { prefix }) }
-}
-
-fn sticky(section: &Section<'_>) -> Option<HashOn> {
-    let named = |name: &str| {
-        let on = section.take(name, values::boolean);
-        if on == Some(false) {
-            section.mistake(name, Fault::new("false says nothing here", "write true, or remove the key"));
-        }
-        on.is_some()
-    };
-    let (source_ip, path) = (named("source_ip"), named("path"));
-    let header = section.take("header", plugins::header_name).map(HashOn::Header);
-    header
-        .or_else(|| section.take("cookie", values::text).map(HashOn::Cookie))
-        .or_else(|| section.take("query", values::text).map(HashOn::Query))
-        .or_else(|| source_ip.then_some(HashOn::SourceIp))
-        .or_else(|| path.then_some(HashOn::Path))
 }
 
 fn reply(route: &Section<'_>) -> Option<Reply> {
@@ -416,13 +408,12 @@ fn respond(section: &Section<'_>) -> Option<filter::Answer> {
             let fault = Fault::new(format!("{name} is set by the sidecar"), "remove it");
             section.note(&entry.node, &join("headers", &entry.key), fault);
         }
-        match HeaderValue::from_str(&scalar.text) {
-            Ok(value) => headers.push((name, value)),
-            Err(_) => {
-                let fault =
-                    Fault::new(format!("{:?} is no value of a header", scalar.text), "use visible ASCII characters");
-                section.note(&entry.node, &join("headers", &entry.key), fault);
-            }
+        if let Ok(value) = HeaderValue::from_str(&scalar.text) {
+            headers.push((name, value));
+        } else {
+            let fault =
+                Fault::new(format!("{:?} is no value of a header", scalar.text), "use visible ASCII characters");
+            section.note(&entry.node, &join("headers", &entry.key), fault);
         }
     }
     if !body.is_empty() && headers.iter().all(|(name, _)| name != header::CONTENT_TYPE) {

@@ -51,7 +51,17 @@ fn section(keys: &'static [Key], path: &mut String) -> Value {
 }
 
 fn property(key: &'static Key, path: &mut String) -> Value {
-    let mut schema = match &key.shape {
+    let mut schema = shape(&key.shape, path);
+    let later = if matches!(key.shape, Shape::Later) { " Not supported yet." } else { "" };
+    schema["description"] = json!(format!("{}{later}", key.about));
+    if let Some(default) = key.default.and_then(parse_default) {
+        schema["default"] = json_of(&default);
+    }
+    schema
+}
+
+fn shape(shape: &'static Shape, path: &mut String) -> Value {
+    match shape {
         Shape::Leaf(one) => leaf(*one),
         Shape::List(one) => json!({ "type": "array", "items": leaf(*one) }),
         Shape::Texts => json!({
@@ -67,6 +77,7 @@ fn property(key: &'static Key, path: &mut String) -> Value {
             one["maxProperties"] = json!(1);
             one
         }
+        Shape::WordOr(word, section) => json!({ "anyOf": [leaf(*word), self::shape(section, path)] }),
         Shape::Sections(keys) => json!({ "type": "array", "items": section(keys, path) }),
         Shape::Conditions => json!({ "type": ["object", "null"], "additionalProperties": { "anyOf": [
             { "type": "string" },
@@ -80,13 +91,7 @@ fn property(key: &'static Key, path: &mut String) -> Value {
         }
         Shape::Any => json!({}),
         Shape::Later => json!({ "not": {} }),
-    };
-    let later = if matches!(key.shape, Shape::Later) { " Not supported yet." } else { "" };
-    schema["description"] = json!(format!("{}{later}", key.about));
-    if let Some(default) = key.default.and_then(parse_default) {
-        schema["default"] = json_of(&default);
     }
-    schema
 }
 
 fn leaf(leaf: Leaf) -> Value {
@@ -109,6 +114,7 @@ fn leaf(leaf: Leaf) -> Value {
         Leaf::Network => pattern("^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"),
         Leaf::Bool => json!({ "type": "boolean" }),
         Leaf::OnlyFalse => json!({ "const": false }),
+        Leaf::OnlyTrue => json!({ "const": true }),
         Leaf::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Leaf::Workers => json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 256 }, { "const": "auto" }] }),
         Leaf::Percent => json!({ "type": "number", "minimum": 0, "maximum": 100 }),
@@ -125,7 +131,15 @@ fn leaf(leaf: Leaf) -> Value {
         ] }),
         Leaf::Choice { values, .. } => json!({ "enum": values }),
         Leaf::Method => pattern("^[A-Z-]+$"),
-        Leaf::RetryOn => json!({ "enum": ["unsent", "reset"] }),
+        Leaf::RetryOn => {
+            json!({ "anyOf": [{ "enum": ["unsent", "reset"] }, { "type": "integer", "minimum": 400, "maximum": 599 }] })
+        }
+        Leaf::HeaderName | Leaf::CookieName => pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"),
+        Leaf::Datacenter => pattern("^[A-Za-z0-9_-]+$"),
+        Leaf::Filter => json!({ "type": "string", "minLength": 1, "maxLength": 2048 }),
+        Leaf::HedgeAfter => {
+            json!({ "type": "string", "minLength": 2, "pattern": format!("^(p50|p90|p95|p99|{TIME})$") })
+        }
     };
     json!({ "anyOf": [own, { "$ref": "#/$defs/reference" }] })
 }

@@ -1,18 +1,20 @@
 //! A checked-for-shape section read by meaning: the file's value, else the defaults section's, else the table's default.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
 use super::problems::{Fault, Place, Problems};
 use super::shape::{Key, Shape};
 use super::tree::{Node, Scalar, Value, join, parse_default};
 use super::values;
+use crate::filter::consumers::Consumer;
 
 /// Reads one section. Values that `shape` refused fall back to the default, so that every further mistake is found.
 pub(super) struct Section<'a> {
     node: Option<&'a Node>,
     /// `outbound.defaults`, or the part of it that belongs to this section.
     behind: Option<&'a Node>,
+    behind_path: String,
     keys: &'static [Key],
     path: String,
     shared: &'a Shared<'a>,
@@ -21,27 +23,71 @@ pub(super) struct Section<'a> {
 /// What all sections of one load have in common.
 pub(super) struct Shared<'a> {
     pub(super) problems: RefCell<Problems>,
+    /// Those of the file; empty until they are read, which comes before what names them.
+    pub(super) consumers: OnceCell<Vec<Consumer>>,
     /// The config file's folder.
     pub(super) base: Option<&'a Path>,
 }
 
 impl<'a> Section<'a> {
     pub(super) fn root(node: &'a Node, keys: &'static [Key], shared: &'a Shared<'a>) -> Self {
-        Self { node: Some(node), behind: None, keys, path: String::new(), shared }
+        Self { node: Some(node), behind: None, behind_path: String::new(), keys, path: String::new(), shared }
     }
 
     pub(super) fn section(&self, name: &str) -> Self {
-        let keys: &'static [Key] = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
-            Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
-            Some(_) | None => &[],
-        };
+        let keys = self.keys_of(name);
         let below = |node: Option<&'a Node>| node.and_then(|node| node.get(name)).map(|entry| &entry.node);
         Self {
             node: below(self.node),
             behind: below(self.behind),
+            behind_path: join(&self.behind_path, name),
             keys,
             path: join(&self.path, name),
             shared: self.shared,
+        }
+    }
+
+    /// As `section`, but where the file has one, what it leaves out is not looked for in the defaults section: for
+    /// sections that say one thing as a whole.
+    pub(super) fn whole(&self, name: &str) -> Self {
+        let node = self.find(name);
+        let path = join(self.path_of(name), name);
+        let keys = self.keys_of(name);
+        Self { node, behind: None, behind_path: String::new(), keys, path, shared: self.shared }
+    }
+
+    /// The items of a list that is taken as a whole.
+    pub(super) fn whole_list(&self, name: &str) -> Vec<Self> {
+        let list = self.whole(name);
+        let keys = match self.keys.iter().find(|key| key.name == name).map(|key| &key.shape) {
+            Some(Shape::Sections(keys)) => *keys,
+            Some(_) | None => &[],
+        };
+        let items = list.node.map(Node::items).unwrap_or_default().iter().enumerate();
+        let item = |(at, node): (usize, &'a Node)| Self {
+            node: Some(node),
+            behind: None,
+            behind_path: String::new(),
+            keys,
+            path: format!("{}[{at}]", list.path),
+            shared: self.shared,
+        };
+        items.map(item).collect()
+    }
+
+    /// Where the file has what is read of a key.
+    fn path_of(&self, name: &str) -> &str {
+        let key = name.split('[').next().unwrap_or(name);
+        let inherited = self.own(key).is_none() && self.behind.is_some_and(|node| node.get(key).is_some());
+        if inherited { &self.behind_path } else { &self.path }
+    }
+
+    fn keys_of(&self, name: &str) -> &'static [Key] {
+        let shape = self.keys.iter().find(|key| key.name == name).map(|key| &key.shape);
+        let shape = if let Some(Shape::WordOr(_, section)) = shape { Some(*section) } else { shape };
+        match shape {
+            Some(Shape::Section(keys) | Shape::OneOf(keys)) => keys,
+            _ => &[],
         }
     }
 
@@ -56,24 +102,34 @@ impl<'a> Section<'a> {
         items
             .iter()
             .enumerate()
-            .map(|(at, node)| Self { node: Some(node), behind: behind.node, keys, path: path(at), shared: self.shared })
+            .map(|(at, node)| Self {
+                node: Some(node),
+                behind: behind.node,
+                behind_path: behind.path.clone(),
+                keys,
+                path: path(at),
+                shared: self.shared,
+            })
             .collect()
     }
 
     /// The items of a list of sections, with nothing behind them.
     pub(super) fn items(&self, name: &str) -> Vec<Self> {
-        let nothing = Self { node: None, behind: None, keys: &[], path: String::new(), shared: self.shared };
+        let (behind_path, path) = (String::new(), String::new());
+        let nothing = Self { node: None, behind: None, behind_path, keys: &[], path, shared: self.shared };
         self.sections(name, &nothing)
     }
 
     /// Another node read as if it stood in this section's place, with `behind` for what it leaves out.
     pub(super) fn read_as<'b>(&self, node: &'b Node, behind: Option<&'b Node>, shared: &'b Shared<'b>) -> Section<'b> {
-        Section { node: Some(node), behind, keys: self.keys, path: self.path.clone(), shared }
+        let (behind_path, path) = (self.path.clone(), self.path.clone());
+        Section { node: Some(node), behind, behind_path, keys: self.keys, path, shared }
     }
 
     /// A node below `name`, as a section of `keys`.
     pub(super) fn below(&self, node: &'a Node, keys: &'static [Key], name: &str) -> Self {
-        Self { node: Some(node), behind: None, keys, path: join(&self.path, name), shared: self.shared }
+        let (behind_path, path) = (String::new(), join(&self.path, name));
+        Self { node: Some(node), behind: None, behind_path, keys, path, shared: self.shared }
     }
 
     /// The nodes of a key in the defaults and here, in this order.
@@ -94,6 +150,11 @@ impl<'a> Section<'a> {
     pub(super) fn find(&self, name: &str) -> Option<&'a Node> {
         let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null());
         own(self.node).or_else(|| own(self.behind))
+    }
+
+    /// Whether the section itself says something of the key.
+    pub(super) fn own(&self, name: &str) -> Option<&'a Node> {
+        self.node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null())
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -140,8 +201,15 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Notes a mistake of the section as a whole.
+    pub(super) fn fault(&self, fault: Fault) {
+        if let Some(node) = self.node {
+            self.shared.problems.borrow_mut().note(&node.place, &self.path, fault);
+        }
+    }
+
     pub(super) fn note(&self, node: &Node, name: &str, fault: Fault) {
-        self.shared.problems.borrow_mut().note(&node.place, &join(&self.path, name), fault);
+        self.shared.problems.borrow_mut().note(&node.place, &join(self.path_of(name), name), fault);
     }
 
     pub(super) fn key_path(&self, name: &str) -> String {

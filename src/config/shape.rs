@@ -3,7 +3,7 @@
 
 use super::problems::{Fault, Place, Problems, nearest};
 use super::tree::{Entry, Node, Scalar, Style, Value, join};
-use super::{route_shapes, values};
+use super::{route_shapes, upstream_values, values};
 
 /// One key of the file: the truth for the checker, the defaults, the JSON Schema and `docs/config.md`.
 pub(super) struct Key {
@@ -42,6 +42,8 @@ pub(super) enum Shape {
     Section(&'static [Key]),
     /// A section with exactly one of its keys.
     OneOf(&'static [Key]),
+    /// A word, or a section in its place.
+    WordOr(Leaf, &'static Self),
     Sections(&'static [Key]),
     /// Names with what must be there under them: a text, `{ regex: … }` or `{ present: … }`.
     Conditions,
@@ -80,6 +82,8 @@ pub(super) enum Leaf {
     Bool,
     /// `true` comes later.
     OnlyFalse,
+    /// Being there says it all; `true` is what YAML wants behind a key.
+    OnlyTrue,
     Integer {
         min: u64,
         max: u64,
@@ -101,6 +105,13 @@ pub(super) enum Leaf {
     },
     Method,
     RetryOn,
+    HeaderName,
+    CookieName,
+    /// Of Consul's.
+    Datacenter,
+    /// Consul's expression language, which Consul alone judges.
+    Filter,
+    HedgeAfter,
 }
 
 impl Leaf {
@@ -128,6 +139,7 @@ impl Leaf {
                 Err(values::not_yet("true", "write false, or remove the key"))
             }
             Self::OnlyFalse => Ok(()),
+            Self::OnlyTrue => upstream_values::only_true(scalar),
             Self::Integer { min, max } => values::integer(scalar, min, max).map(drop),
             Self::Workers => values::workers(scalar).map(drop),
             Self::Fraction => values::fraction(scalar).map(drop),
@@ -136,7 +148,12 @@ impl Leaf {
             Self::Size { min, max } => check_size(scalar, min, max),
             Self::Choice { values, later } => values::choice(scalar, values, later).map(drop),
             Self::Method => values::method(scalar).map(drop),
-            Self::RetryOn => values::retry_on(scalar).map(drop),
+            Self::RetryOn => upstream_values::retry_on(scalar).map(drop),
+            Self::HeaderName => upstream_values::header_name(scalar).map(drop),
+            Self::CookieName => upstream_values::cookie_name(scalar).map(drop),
+            Self::Datacenter => upstream_values::datacenter(scalar).map(drop),
+            Self::Filter => upstream_values::filter(scalar).map(drop),
+            Self::HedgeAfter => upstream_values::hedge_after(scalar).map(drop),
         }
     }
 
@@ -155,6 +172,7 @@ impl Leaf {
             Self::RequestPath => "a path",
             Self::Network => "an IP address or network",
             Self::Bool | Self::OnlyFalse => "true or false",
+            Self::OnlyTrue => "true",
             Self::Integer { .. } | Self::Fraction | Self::Percent => "a number",
             Self::Workers => "a number or auto",
             Self::Duration { off: false, .. } => "a duration",
@@ -162,6 +180,11 @@ impl Leaf {
             Self::Size { .. } => "a size",
             Self::Choice { .. } | Self::RetryOn => "a word",
             Self::Method => "a method",
+            Self::HeaderName => "a header's name",
+            Self::CookieName => "a cookie's name",
+            Self::Datacenter => "a datacenter's name",
+            Self::Filter => "an expression",
+            Self::HedgeAfter => "a duration or a percentile",
         }
     }
 }
@@ -258,8 +281,15 @@ fn unknown(found: &str, keys: &'static [Key], path: &str) -> Fault {
 }
 
 fn check_key(entry: &Entry, key: &'static Key, path: &str, problems: &mut Problems) {
-    let node = &entry.node;
     match &key.shape {
+        Shape::Later => problems.note(&entry.place, path, values::not_yet(key.name, "remove the key")),
+        shape => check_shape(entry, shape, path, problems),
+    }
+}
+
+fn check_shape(entry: &Entry, shape: &'static Shape, path: &str, problems: &mut Problems) {
+    let node = &entry.node;
+    match shape {
         Shape::Leaf(leaf) => check_leaf(node, *leaf, path, problems),
         Shape::List(leaf) => {
             for (at, item) in list(node, path, problems).iter().enumerate() {
@@ -279,6 +309,17 @@ fn check_key(entry: &Entry, key: &'static Key, path: &str, problems: &mut Proble
                 problems.note(&entry.place, path, fault);
             }
         }
+        Shape::WordOr(leaf, section) => match &node.value {
+            Value::Map(_) => check_shape(entry, section, path, problems),
+            Value::Scalar(scalar) if needs_settings(scalar, section) => {
+                let fault = Fault::new(
+                    format!("{} needs settings of its own", scalar.text),
+                    format!("write {{ {}: {{ … }} }}", scalar.text),
+                );
+                problems.note(&node.place, path, fault);
+            }
+            Value::Scalar(_) | Value::List(_) => check_leaf(node, *leaf, path, problems),
+        },
         Shape::Sections(keys) => {
             for (at, item) in list(node, path, problems).iter().enumerate() {
                 check_section(item, keys, (&format!("{path}[{at}]"), &item.place), problems);
@@ -287,9 +328,13 @@ fn check_key(entry: &Entry, key: &'static Key, path: &str, problems: &mut Proble
         Shape::Conditions => route_shapes::check_conditions(node, path, problems),
         Shape::Fields => route_shapes::check_fields(node, path, problems),
         Shape::Plugins => route_shapes::check_plugins(list(node, path, problems), path, problems),
-        Shape::Any => {}
-        Shape::Later => problems.note(&entry.place, path, values::not_yet(key.name, "remove the key")),
+        Shape::Any | Shape::Later => {}
     }
+}
+
+/// `balance: ring_hash`: the word of a section, without the section.
+fn needs_settings(scalar: &Scalar, section: &Shape) -> bool {
+    matches!(section, Shape::OneOf(keys) if keys.iter().any(|key| key.name == scalar.text))
 }
 
 fn list<'n>(node: &'n Node, path: &str, problems: &mut Problems) -> &'n [Node] {

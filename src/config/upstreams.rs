@@ -6,8 +6,8 @@ use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
 use super::{
-    Balance, EndpointSource, OutboundSettings, RetrySettings, UpstreamMtls, UpstreamSettings, check, plugins, routes,
-    values,
+    EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings, check, plugins, policy, routes, selection,
+    upstream_values, values,
 };
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
@@ -48,10 +48,23 @@ fn distinct_services(sections: &[Section<'_>]) {
 }
 
 pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
+    // Each part is read before any is missed, so that every mistake is noted.
     let source = source(section);
-    let retry = retry(&section.section("retry"));
+    let retry = policy::retry(&section.section("retry"));
+    let breaker = policy::breaker(&section.section("breaker"));
+    let limits = policy::limits(&section.section("limits"));
+    let balance = policy::balance(section);
+    let timeout = section.take("timeout", values::duration_or_off);
+    policy::within_timeout(section, timeout.flatten());
+    selection::only_in_consul(section, &source);
     let service = section.take("service", values::service)?;
+    let datacenter = section.take("datacenter", upstream_values::datacenter);
+    let failover = selection::failover(section, &service, datacenter.as_deref());
+    let in_consul = source == EndpointSource::Consul;
     Some(UpstreamSettings {
+        failover: if in_consul { failover } else { Vec::new() },
+        subset: selection::subset(section),
+        datacenter,
         service,
         listen: section.take("listen", values::listen),
         protocol: section.take("protocol", check::protocol)?,
@@ -62,28 +75,18 @@ pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
                 _ => UpstreamMtls::Required,
             })
         })?,
-        balance: section.take("balance", |scalar| {
-            Ok(match values::choice(scalar, &["least_loaded", "round_robin"], &[])? {
-                "round_robin" => Balance::RoundRobin,
-                _ => Balance::LeastLoaded,
-            })
-        })?,
+        balance: balance?,
+        prefer_zone: section.take("prefer_zone", values::boolean)?,
         source,
         connect_timeout: section.take("connect_timeout", values::duration)?,
-        timeout: section.take("timeout", values::duration_or_off)?,
+        timeout: timeout?,
         idle_timeout: section.take("idle_timeout", values::duration)?,
         retry: retry?,
         plugins: plugins::of(section),
-    })
-}
-
-fn retry(section: &Section<'_>) -> Option<RetrySettings> {
-    let on = section.list("on", values::retry_on);
-    Some(RetrySettings {
-        attempts: section.take("attempts", check::count)?,
-        on_unsent: on.contains(&"unsent"),
-        on_reset: on.contains(&"reset"),
-        methods: section.list("methods", values::method),
+        hedge: policy::hedge(section),
+        breaker: breaker?,
+        limits: limits?,
+        adaptive: policy::adaptive(section)?,
     })
 }
 

@@ -352,14 +352,6 @@ pub(super) fn method(scalar: &Scalar) -> Result<http::Method, Fault> {
     }
 }
 
-/// `unsent`, `reset`; statuses come later.
-pub(super) fn retry_on(scalar: &Scalar) -> Result<&'static str, Fault> {
-    if scalar.text.len() == 3 && scalar.text.starts_with(['1', '2', '3', '4', '5']) && scalar.is_number() {
-        return Err(not_yet("retrying on a status", "use unsent and reset"));
-    }
-    choice(scalar, &["unsent", "reset"], &[])
-}
-
 /// Data-path threads: a number, or `auto` for one a core.
 pub(super) fn workers(scalar: &Scalar) -> Result<usize, Fault> {
     if scalar.text == "auto" {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::Refusal;
+use crate::clock;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Slot;
-use crate::service::Endpoint;
+use crate::service::{Endpoint, Permit};
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{AccessLine, AccessLog, Flow};
@@ -25,6 +26,8 @@ pub(super) struct Exchange {
     pub(super) attempts: u32,
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
+    /// Held to the last byte.
+    permit: Option<Permit>,
     finished: bool,
     /// The rule's limit of requests under way, where it has one.
     slot: Option<Slot>,
@@ -79,13 +82,14 @@ impl Exchange {
         });
         Self {
             flow,
-            began: Instant::now(),
+            began: clock::now(),
             request_id,
             status: StatusCode::OK,
             reason: None,
             attempts: 0,
             bytes_out: 0,
             upload: None,
+            permit: None,
             finished: false,
             slot: None,
             log,
@@ -128,11 +132,19 @@ impl Exchange {
         self.upload.as_ref().map_or(BodyFate::Fine, |watch| watch.fate())
     }
 
+    /// The service let the request in.
+    pub(super) fn admitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
     /// The head of an endpoint's answer came.
     pub(super) fn answered(&mut self, status: StatusCode, now: Instant) {
         self.status = status;
         if let Some(watch) = &self.upload {
             watch.answered();
+        }
+        if let Some(permit) = &self.permit {
+            permit.answered(now.saturating_duration_since(self.began), now);
         }
         if let Some(log) = &mut self.log {
             log.upstream = Some(now.saturating_duration_since(self.began));
@@ -160,6 +172,11 @@ impl Exchange {
 
     /// Outrigger itself answers, for this reason.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        if refusal.reason == Reason::Deadline
+            && let Some(permit) = &self.permit
+        {
+            permit.timed_out(clock::now());
+        }
         self.reason = Some(refusal.reason);
         self.status = refusal.reason.status();
         self.note(&refusal.detail);
@@ -178,6 +195,7 @@ impl Exchange {
             return;
         }
         self.finished = true;
+        self.permit = None;
         let duration = self.began.elapsed();
         drop(self.slot.take());
         match self.reason {

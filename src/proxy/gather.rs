@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
@@ -26,6 +26,15 @@ pub(super) struct Begun {
 pub(super) enum Gathered {
     Whole(Response<Whole>),
     Begun(Response<Begun>),
+}
+
+impl Gathered {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(response) => response.status(),
+            Self::Begun(response) => response.status(),
+        }
+    }
 }
 
 /// How long an answer's body is waited for.

@@ -126,6 +126,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// A header's number of seconds; `None` for any other form.
+pub(super) fn seconds(value: &HeaderValue) -> Option<std::time::Duration> {
+    let text = value.to_str().ok()?.trim();
+    let digits = !text.is_empty() && text.len() <= 9 && text.bytes().all(|c| c.is_ascii_digit());
+    digits.then(|| text.parse().ok().map(std::time::Duration::from_secs)).flatten()
+}
+
 /// Adds `value` to a list header, keeping what earlier hops wrote.
 pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
     if !headers.contains_key(name) {

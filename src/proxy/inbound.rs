@@ -94,7 +94,7 @@ impl Inbound {
         let (mut head, body) = request.into_parts();
         let route = part_of_app(view, caller, &mut head, (exchange, passage)).await?;
         let request = incoming(view, caller, Request::from_parts(head, body), route, exchange)?;
-        let answer = tries::send(&self.pool, route, request, exchange).await?;
+        let answer = tries::send(&self.pool, route, request, None, exchange).await?;
         Ok((answer, route.idle_timeout))
     }
 }

@@ -63,7 +63,7 @@ struct Copy {
 
 impl Copy {
     async fn run(mut self, request: Request<RequestBody>) {
-        match tries::send(&self.pool, &self.route, request, &mut self.exchange).await {
+        match tries::send(&self.pool, &self.route, request, None, &mut self.exchange).await {
             Ok(answer) => {
                 let mut body = finish(answer, self.route.idle_timeout, self.exchange).into_body();
                 let mut left = MOST_DRAINED;

@@ -1,18 +1,23 @@
 //! A request's way: what is read of it, where it goes, what is told of it. Transport is below, policy beside.
 
+mod allowance;
 mod answer;
 mod body;
 mod exchange;
 mod gather;
 mod headers;
+mod hedge;
 mod inbound;
 mod mirror;
 mod outbound;
 mod passage;
+mod replay;
 mod tries;
+mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};
+pub use verdict::note_breaker;
 
 use crate::reason::Reason;
 

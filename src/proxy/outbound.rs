@@ -19,7 +19,7 @@ use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
 use crate::published::Published;
 use crate::reason::Reason;
-use crate::route::{Action, Forward, Route, RouteTable, Rule, Subject};
+use crate::route::{Action, Forward, Route, RouteTable, Rule};
 use crate::telemetry::{AccessLog, Flow, trace};
 use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
@@ -84,6 +84,8 @@ impl Outbound {
         };
         exchange.belongs_to(&route.flow);
         passage.request(&route.filters, &mut head, (connection, &[]), exchange, route.timeout).await?;
+        let source = connection.peer.address.ip();
+        let key = route.hash_on.as_ref().and_then(|on| on.key(&head.headers, &head.uri, source));
         let forward = rule.as_deref().and_then(Rule::forward);
         if let Some((rule, forward)) = rule.as_deref().zip(forward) {
             rewrite(rule, forward, &mut head)?;
@@ -93,7 +95,7 @@ impl Outbound {
             let (carrier, told) = ((&self.pool, &self.shared.mirrors), (connection, &exchange.request_id));
             mirror::send(mirror, carrier, &request, told);
         }
-        let answer = tries::send(&self.pool, &route, request, exchange).await?;
+        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
         Ok((answer, route))
     }
 
@@ -125,10 +127,8 @@ enum Way {
 }
 
 fn target<'f>(forward: &'f Forward, head: &request::Parts, connection: &Connection) -> &'f Arc<Route> {
-    let key = forward.targets.sticky.as_ref().and_then(|on| {
-        let subject = Subject::of(head, headers::host_of(head));
-        on.key(&subject, connection.peer.address.ip())
-    });
+    let sticky = forward.targets.sticky.as_ref();
+    let key = sticky.and_then(|on| on.key(&head.headers, &head.uri, connection.peer.address.ip()));
     forward.targets.pick(key, fastrand::u64(..))
 }
 

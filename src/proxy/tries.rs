@@ -1,20 +1,28 @@
 //! A request's tries: an endpoint each, until one answers, or nothing that is safe is left.
 
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use smallvec::SmallVec;
+use tokio::time::Sleep;
 
 use super::Refusal;
+use super::allowance::Allowance;
 use super::exchange::Exchange;
 use super::gather::{Begun, Gathered, Patience, Whole, gather};
+use super::hedge;
+use super::replay::{ATTEMPT, Replay, attempt_of, attempt_value};
+use super::verdict::{PENALTY, Taken, judge, note_failure, note_transition, retry_after, take};
+use crate::clock;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
 use crate::service::{Ask, Endpoint, Lease};
-use crate::telemetry::{Flow, RetryOutcome, TryOutcome};
-use crate::upstream::{AttemptError, BodyFate, Failed, Pool, RequestBody, Sent, Want};
+use crate::telemetry::{RetryOutcome, TryOutcome};
+use crate::upstream::{BodyFate, Failed, Pool, RequestBody, Sent, Want};
 
 /// An answer with what is left of it to come.
 pub(super) enum Answer {
@@ -23,203 +31,298 @@ pub(super) enum Answer {
     Streaming(Response<Begun>, Lease),
 }
 
-/// Sends `request` until an endpoint answers, within the route's timeout.
+/// Sends `request` until an endpoint answers, within the route's timeout. `key` is what a hashing balancer goes by.
 ///
 /// # Errors
 /// The reason for the caller, with the last cause for the log.
 pub(super) async fn send(
     pool: &Pool,
     route: &Route,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
+    key: Option<u64>,
     exchange: &mut Exchange,
 ) -> Result<Answer, Refusal> {
-    let Some(timeout) = route.timeout else { return try_all(pool, route, request, exchange, None).await };
-    let deadline = exchange.began() + timeout;
-    {
-        // Pinned where they are made: moving them, as `timeout_at` would, costs more than the timer.
-        let tries = pin!(try_all(pool, route, request, exchange, Some(deadline)));
-        let late = pin!(tokio::time::sleep_until(deadline.into()));
-        if let Either::Left((ended, _)) = select(tries, late).await {
-            return ended;
-        }
-    }
-    Err(match exchange.upload_fate() {
-        BodyFate::Fine => Refusal::new(Reason::Deadline, format!("no answer within {timeout:?}")),
-        BodyFate::Stalled | BodyFate::Broken => Refusal::new(Reason::RequestTimeout, "the request body did not arrive"),
-    })
-}
-
-async fn try_all(
-    pool: &Pool,
-    route: &Route,
-    request: Request<RequestBody>,
-    exchange: &mut Exchange,
-    deadline: Option<Instant>,
-) -> Result<Answer, Refusal> {
-    let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
-    let replay = Replay::of(&request, route);
-    let method = request.method().clone();
-    let mut next = Some(request);
-    let mut tried: smallvec::SmallVec<[u64; 4]> = smallvec::SmallVec::new();
-    route.service.note_request();
     // Reading the clock costs as much as a header: the first try began when the request did.
     let mut now = exchange.began();
+    exchange.admitted(route.service.admit(now)?);
+    let allowance = Allowance::new(route.timeout, route.retry.per_try_timeout, request.headers(), now);
+    if allowance.is_over(now) {
+        return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));
+    }
+    route.service.note_request();
+    let mut tries = Tries {
+        pool,
+        route,
+        allowance: &allowance,
+        key,
+        method: request.method().clone(),
+        caller: attempt_of(request.headers()),
+        replay: Replay::of(&mut request, route),
+        tried: SmallVec::new(),
+    };
+    let mut next = Some(request);
+    let mut alarm = Alarm(pin!(allowance.limit(now).map(|at| tokio::time::sleep_until(at.into()))));
     loop {
-        // The caller's own request while it is at hand, else the copy of one without a body.
-        let Some(request) = next.take().or_else(|| replay.as_ref().map(Replay::request)) else {
+        let Some(request) = next.take().or_else(|| tries.replay.as_ref().and_then(Replay::request)) else {
             return Err(Refusal::new(Reason::InternalBug, "a retry without a request"));
         };
-        let ask = Ask { tried: &tried, now, entropy: fastrand::u64(..), key: None };
-        let lease = route.service.lease(&ask)?;
-        tried.push(lease.endpoint().number());
-        exchange.tries(lease.endpoint());
-        let trying = Trying { lease: Some(lease), flow: &route.flow, deadline };
-        let failed = match pool.send(trying.endpoint(), request, want).await {
-            Ok(sent) => {
-                note_answer(route, &trying, &sent, exchange);
-                let again = replay.is_some() && route.retry.allows(RESET, &method, tries(&tried));
-                let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
-                match gather(sent.response, patience).await {
-                    Ok(Gathered::Whole(response)) => {
-                        trying.ended(TryOutcome::Answered);
-                        return Ok(Answer::Whole(response));
-                    }
-                    Ok(Gathered::Begun(response)) => {
-                        return Ok(Answer::Streaming(response, trying.ended(TryOutcome::Answered)));
-                    }
-                    Err(error) => Failed { error, request: None, reused: false },
-                }
+        let tried = {
+            let first = pin!(tries.begin(request, now, exchange)?);
+            if tries.hedges() {
+                // Boxed: hedging is rare, and every request's future would carry its space about.
+                alarm.within(Box::pin(hedge::race(&mut tries, first, exchange))).await
+            } else {
+                alarm.within(first).await
             }
-            Err(failed) => failed,
         };
-        let judged = judge(&failed, exchange);
-        let lease = trying.ended(judged.outcome);
-        note_failure(route, &lease, &failed.error);
-        drop(lease);
-        let refusal = Refusal::new(judged.reason, failed.error.to_string());
-        let at_hand = failed.request.is_some() || replay.is_some();
-        if !may_try_again(route, judged.failure, &method, tries(&tried), at_hand) {
-            return Err(refusal);
+        let ended = match tried {
+            Some((trying, Ok(got))) => tries.take(trying, got, exchange),
+            Some((trying, Err(failed))) => tries.fail(trying, failed, exchange),
+            None => tries.late(exchange),
+        };
+        let after = match ended {
+            Ended::Answer(answer) => return Ok(answer),
+            Ended::Final(refusal) => return Err(refusal),
+            Ended::Again { request, after } => {
+                next = request;
+                after
+            }
+        };
+        if !after.is_zero() {
+            tokio::time::sleep(after).await;
         }
-        exchange.note(&refusal.detail);
-        next = failed.request;
-        pause(tries(&tried), route).await;
-        now = Instant::now();
+        now = clock::now();
+        alarm.set(allowance.limit(now));
     }
 }
 
-fn tries(tried: &[u64]) -> u32 {
-    u32::try_from(tried.len()).unwrap_or(u32::MAX)
+/// The request on its way: what was tried, what may be tried yet.
+pub(super) struct Tries<'a> {
+    pool: &'a Pool,
+    route: &'a Route,
+    allowance: &'a Allowance,
+    key: Option<u64>,
+    method: Method,
+    /// The number of the caller's own try.
+    caller: u32,
+    replay: Option<Replay>,
+    tried: SmallVec<[u64; 4]>,
 }
 
-/// The head of an answer came: what its endpoint and its exchange learn of it.
-fn note_answer(route: &Route, trying: &Trying<'_>, sent: &Sent, exchange: &mut Exchange) {
-    let now = Instant::now();
-    exchange.answered(sent.response.status(), now);
-    if trying.lease().answered(sent.at, now, true).is_some() {
-        tracing::info!(service = %route.service.name(), endpoint = %trying.endpoint().listing.address, "endpoint reachable again");
+/// How a try ended, with its endpoint's lease.
+pub(super) type Tried<'a> = (Trying<'a>, Result<Got, Failed>);
+
+/// An answer as far as it was waited for.
+pub(super) struct Got {
+    pub gathered: Gathered,
+    pub taken: Taken,
+    /// When its head came.
+    at: Instant,
+}
+
+enum Ended {
+    Answer(Answer),
+    Final(Refusal),
+    /// Another try, after a pause; with the request where it came back.
+    Again {
+        request: Option<Request<RequestBody>>,
+        after: Duration,
+    },
+}
+
+impl<'a> Tries<'a> {
+    /// Chooses an endpoint and begins a try at it.
+    fn begin(
+        &mut self,
+        mut request: Request<RequestBody>,
+        now: Instant,
+        exchange: &mut Exchange,
+    ) -> Result<impl Future<Output = Tried<'a>> + use<'a>, Refusal> {
+        let route = self.route;
+        let ask = Ask { tried: &self.tried, now, entropy: fastrand::u64(..), key: self.key };
+        let lease = route.service.lease(&ask)?;
+        note_transition(route, &lease, lease.began(), &"");
+        self.tried.push(lease.endpoint().number());
+        exchange.tries(lease.endpoint());
+        self.tell(request.headers_mut(), now);
+        let again = self.replay.is_some() && route.retry.allows(RESET, &self.method, self.tries());
+        let trying = Trying { lease: Some(lease), route, allowance: self.allowance, limit: self.allowance.limit(now) };
+        Ok(attempt(self.pool, trying, request, again))
+    }
+
+    /// A try beside the one under way, where the request allows it and the budget is not used up.
+    pub(super) fn begin_beside(
+        &mut self,
+        exchange: &mut Exchange,
+    ) -> Option<impl Future<Output = Tried<'a>> + use<'a>> {
+        let now = clock::now();
+        let request = self.replay.as_ref().filter(|replay| replay.is_complete())?.copy()?;
+        if self.tries() > self.route.retry.attempts
+            || self.tries() as usize >= self.route.service.endpoints().all().len()
+        {
+            return None;
+        }
+        if !self.route.service.may_retry(now) {
+            self.route.flow.retry(RetryOutcome::OverBudget);
+            return None;
+        }
+        self.route.flow.retry(RetryOutcome::Done);
+        self.begin(request, now, exchange).ok()
+    }
+
+    /// What the next hop is told of the tries and of the time left.
+    fn tell(&self, headers: &mut HeaderMap, now: Instant) {
+        if self.route.counts_attempts {
+            headers.insert(ATTEMPT, attempt_value(self.caller.saturating_sub(1) + self.tries()));
+        }
+        self.allowance.tell(headers, now);
+    }
+
+    /// Whether a second try may go out while the first is slow.
+    fn hedges(&self) -> bool {
+        self.route.hedge.is_some() && self.tried.len() == 1 && self.replay.is_some() && self.method.is_idempotent()
+    }
+
+    pub(super) fn route(&self) -> &'a Route {
+        self.route
+    }
+
+    fn tries(&self) -> u32 {
+        u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
+    }
+
+    /// An answer came: it is the one, or another endpoint may have a better.
+    fn take(&self, trying: Trying<'_>, got: Got, exchange: &mut Exchange) -> Ended {
+        let Got { gathered, taken, at } = got;
+        exchange.answered(gathered.status(), at);
+        let lease = trying.ended(TryOutcome::Answered);
+        let asked = if taken.status.is_server_error() || taken.shed { retry_after(&gathered) } else { None };
+        match self.again(Failure::Status(taken.status), asked, None) {
+            Some(again) => {
+                exchange.note(&format!("{} of {}", gathered.status(), lease.endpoint().listing.address));
+                again
+            }
+            None => Ended::Answer(match gathered {
+                Gathered::Whole(response) => Answer::Whole(response),
+                Gathered::Begun(response) => Answer::Streaming(response, lease),
+            }),
+        }
+    }
+
+    /// The other try goes on; this one is not the answer.
+    pub(super) fn settle(&self, (trying, result): Tried<'_>, exchange: &mut Exchange) {
+        match result {
+            Ok(got) => {
+                let lease = trying.ended(TryOutcome::Answered);
+                exchange.note(&format!("{} of {}", got.gathered.status(), lease.endpoint().listing.address));
+            }
+            Err(failed) => {
+                let lease = trying.ended(judge(&failed, exchange).outcome);
+                note_failure(self.route, &lease, &failed.error);
+                exchange.note(&failed.error.to_string());
+            }
+        }
+    }
+
+    /// No answer came.
+    fn fail(&self, trying: Trying<'_>, failed: Failed, exchange: &mut Exchange) -> Ended {
+        let judged = judge(&failed, exchange);
+        let lease = trying.ended(judged.outcome);
+        note_failure(self.route, &lease, &failed.error);
+        drop(lease);
+        let refusal = Refusal::new(judged.reason, failed.error.to_string());
+        match self.again(judged.failure, None, failed.request) {
+            Some(again) => {
+                exchange.note(&refusal.detail);
+                again
+            }
+            None => Ended::Final(refusal),
+        }
+    }
+
+    /// The try, or the whole request, took too long.
+    fn late(&self, exchange: &mut Exchange) -> Ended {
+        if exchange.upload_fate() != BodyFate::Fine {
+            return Ended::Final(Refusal::new(Reason::RequestTimeout, "the request body did not arrive"));
+        }
+        let over = self.allowance.is_over(clock::now());
+        let waited = if over { self.allowance.whole() } else { self.route.retry.per_try_timeout };
+        let refusal = Refusal::new(Reason::Deadline, format!("no answer within {:?}", waited.unwrap_or_default()));
+        // A try that took too long is what another hop would have answered with 504.
+        let again = if over { None } else { self.again(Failure::Status(StatusCode::GATEWAY_TIMEOUT), None, None) };
+        match again {
+            Some(again) => {
+                exchange.note(&refusal.detail);
+                again
+            }
+            None => Ended::Final(refusal),
+        }
+    }
+
+    /// The next try, where the policy allows one, the request is at hand, the time is left, and the budget pays; said in
+    /// `outrigger_retries_total` unless the policy forbids it. `asked` is how long the endpoint asked to be left alone.
+    fn again(&self, failure: Failure, asked: Option<Duration>, request: Option<Request<RequestBody>>) -> Option<Ended> {
+        // A caller that is itself trying again has a policy of its own: theirs and ours must not multiply.
+        if !self.route.retry.allows(failure, &self.method, self.tries())
+            || (self.caller > 1 && failure != Failure::Unsent)
+        {
+            return None;
+        }
+        if request.is_none() && !self.replay.as_ref().is_some_and(Replay::is_at_hand) {
+            self.route.flow.retry(RetryOutcome::NotReplayable);
+            return None;
+        }
+        let others = (self.tries() as usize) < self.route.service.endpoints().all().len();
+        let after = match asked {
+            // Only that endpoint asked for it.
+            Some(asked) if !others => asked,
+            _ if others && failure == Failure::Unsent => Duration::ZERO,
+            _ => self.route.retry.backoff.pause(self.tries(), fastrand::f64()),
+        };
+        let now = clock::now();
+        if self.allowance.is_over(now + after) {
+            return None;
+        }
+        if !self.route.service.may_retry(now) {
+            self.route.flow.retry(RetryOutcome::OverBudget);
+            return None;
+        }
+        self.route.flow.retry(RetryOutcome::Done);
+        Some(Ended::Again { request, after })
     }
 }
 
 const RESET: Failure = Failure::Reset { reused: true };
 
-/// Whether another try is allowed, said in `outrigger_retries_total` either way.
-fn may_try_again(route: &Route, failure: Failure, method: &Method, tries: u32, at_hand: bool) -> bool {
-    if !route.retry.allows(failure, method, tries) {
-        return false;
-    }
-    let outcome = if !at_hand {
-        RetryOutcome::NotReplayable
-    } else if !route.service.may_retry(Instant::now()) {
-        RetryOutcome::OverBudget
-    } else {
-        RetryOutcome::Done
+/// One try: sent, its answer's head awaited, and a short answer to its end where `again` says that another try could
+/// follow.
+async fn attempt<'a>(pool: &Pool, trying: Trying<'a>, request: Request<RequestBody>, again: bool) -> Tried<'a> {
+    let route = trying.route;
+    let want = Want {
+        http2: route.http2,
+        authority: route.authority.as_ref(),
+        connect_timeout: route.connect_timeout,
+        limit: route.service.connections(),
     };
-    route.flow.retry(outcome);
-    outcome == RetryOutcome::Done
-}
-
-/// The first retry goes to another endpoint at once; later ones, or those that can only meet the same one, wait a little
-/// at random, so that callers do not come back in step.
-async fn pause(tries: u32, route: &Route) {
-    if (tries as usize) < route.service.endpoints().all().len() {
-        return;
-    }
-    let ceiling = BACKOFF.saturating_mul(1 << tries.min(4)).min(LONGEST_BACKOFF);
-    tokio::time::sleep(ceiling.mul_f64(fastrand::f64())).await;
-}
-
-const BACKOFF: Duration = Duration::from_millis(12);
-const LONGEST_BACKOFF: Duration = Duration::from_millis(250);
-
-struct Judged {
-    outcome: TryOutcome,
-    failure: Failure,
-    reason: Reason,
-}
-
-/// What a failed try means: for the metric, for trying again, for the caller.
-fn judge(failed: &Failed, exchange: &Exchange) -> Judged {
-    let judged = |outcome, failure, reason| Judged { outcome, failure, reason };
-    match &failed.error {
-        AttemptError::Connect { .. } | AttemptError::NoIdentity => {
-            judged(TryOutcome::ConnectFailed, Failure::Unsent, Reason::ConnectFailed)
-        }
-        AttemptError::WrongPeer { .. } | AttemptError::BadPeer { .. } => {
-            judged(TryOutcome::WrongPeer, Failure::Unsent, Reason::WrongPeer)
-        }
-        AttemptError::Unsent(_) => judged(TryOutcome::Unsent, Failure::Unsent, Reason::UpstreamReset),
-        AttemptError::Reset(_) => match exchange.upload_fate() {
-            BodyFate::Fine => {
-                judged(TryOutcome::Reset, Failure::Reset { reused: failed.reused }, Reason::UpstreamReset)
-            }
-            fate => judged(TryOutcome::Cancelled, Failure::Final, body_reason(fate)),
-        },
-        AttemptError::BadRequest(_) => judged(TryOutcome::Cancelled, Failure::Final, Reason::BadRequest),
-        AttemptError::BadResponse(_) => judged(TryOutcome::BadResponse, Failure::Final, Reason::BadResponse),
-        AttemptError::RequestBody(_) => {
-            judged(TryOutcome::Cancelled, Failure::Final, body_reason(exchange.upload_fate()))
-        }
+    let sent = match pool.send(trying.endpoint(), request, want).await {
+        Ok(sent) => sent,
+        Err(failed) => return (trying, Err(failed)),
+    };
+    let (at, taken) = trying.answered(&sent);
+    let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
+    match gather(sent.response, patience).await {
+        Ok(gathered) => (trying, Ok(Got { gathered, taken, at })),
+        Err(error) => (trying, Err(Failed { error, request: None, reused: false })),
     }
 }
 
-fn body_reason(fate: BodyFate) -> Reason {
-    match fate {
-        BodyFate::Stalled => Reason::RequestTimeout,
-        BodyFate::Broken => Reason::ClientGone,
-        // The body was fine as far as it came, yet it was refused as malformed.
-        BodyFate::Fine => Reason::BadRequest,
-    }
-}
-
-/// What the service learns of a failure, and what the log says once.
-fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
-    let now = Instant::now();
-    match error {
-        AttemptError::Connect { .. } | AttemptError::WrongPeer { .. } | AttemptError::BadPeer { .. } => {
-            if lease.unreachable(now).is_some() {
-                tracing::warn!(service = %route.service.name(), endpoint = %lease.endpoint().listing.address, cause = %error, "endpoint left out for a while");
-            }
-        }
-        AttemptError::Reset(_) | AttemptError::BadResponse(_) => {
-            lease.broke(RESET_PENALTY, now);
-        }
-        AttemptError::NoIdentity
-        | AttemptError::Unsent(_)
-        | AttemptError::RequestBody(_)
-        | AttemptError::BadRequest(_) => {}
-    }
-}
-
-/// A reset counts as an answer this slow, so that others are preferred for a while.
-const RESET_PENALTY: Duration = Duration::from_millis(250);
-
-/// One try under way. Dropped before it ended, it was cut by the deadline or left by the caller; either way the time that
+/// One try under way. Dropped before it ended, it was cut by its limit or left by the caller; either way the time that
 /// it took is known of its endpoint.
-struct Trying<'a> {
+pub(super) struct Trying<'a> {
     lease: Option<Lease>,
-    flow: &'a Arc<Flow>,
-    deadline: Option<Instant>,
+    route: &'a Route,
+    allowance: &'a Allowance,
+    limit: Option<Instant>,
 }
 
 impl Trying<'_> {
@@ -231,8 +334,25 @@ impl Trying<'_> {
         self.lease().endpoint()
     }
 
-    fn ended(mut self, outcome: TryOutcome) -> Lease {
-        self.flow.attempt(outcome);
+    /// The head of an answer came: what its endpoint learns of it.
+    fn answered(&self, sent: &Sent) -> (Instant, Taken) {
+        let now = clock::now();
+        let (head, bodiless) = (&sent.response, hyper::body::Body::is_end_stream(sent.response.body()));
+        let taken = take(head.status(), head.headers(), bodiless);
+        let good = taken.shed || !self.route.failures.contains(taken.status);
+        let transition = self.lease().answered(sent.at, now, good);
+        if taken.shed || !good {
+            self.lease().disappointed(PENALTY, now);
+        }
+        note_transition(self.route, self.lease(), transition, &taken.status);
+        if let Some(hedge) = &self.route.hedge {
+            hedge.observe(now.saturating_duration_since(sent.at));
+        }
+        (now, taken)
+    }
+
+    pub(super) fn ended(mut self, outcome: TryOutcome) -> Lease {
+        self.route.flow.attempt(outcome);
         self.lease.take().expect("a lease is held until `ended`, which takes self")
     }
 }
@@ -240,34 +360,45 @@ impl Trying<'_> {
 impl Drop for Trying<'_> {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let now = Instant::now();
-        let late = self.deadline.is_some_and(|deadline| now >= deadline);
-        self.flow.attempt(if late { TryOutcome::TimedOut } else { TryOutcome::Cancelled });
-        lease.unanswered(now);
-    }
-}
-
-/// What is needed to send a request without a body again.
-struct Replay {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Replay {
-    fn of(request: &Request<RequestBody>, route: &Route) -> Option<Self> {
-        if route.retry.attempts == 0 || !matches!(request.body(), RequestBody::Empty) {
-            return None;
+        let now = clock::now();
+        if self.limit.is_none_or(|limit| now < limit) {
+            self.route.flow.attempt(TryOutcome::Cancelled);
+            lease.unanswered(now);
+            return;
         }
-        let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-        Some(Self { method, uri, headers })
+        self.route.flow.attempt(TryOutcome::TimedOut);
+        if self.allowance.blames(now) {
+            let transition = lease.timed_out(now);
+            note_transition(self.route, &lease, transition, &"no answer in time");
+        } else {
+            lease.unanswered(now);
+        }
+    }
+}
+
+/// The one timer of a request: set to the end of its try, or of its time.
+struct Alarm<'a>(Pin<&'a mut Option<Sleep>>);
+
+impl Alarm<'_> {
+    /// What `future` gives, or `None` when the alarm comes first. The future stays where it was made: moving it costs more
+    /// than the timer.
+    async fn within<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            match self.0.as_mut().as_pin_mut() {
+                Some(sleep) => sleep.poll(cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 
-    fn request(&self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::Empty);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
+    fn set(&mut self, at: Option<Instant>) {
+        if let (Some(sleep), Some(at)) = (self.0.as_mut().as_pin_mut(), at) {
+            sleep.reset(at.into());
+        }
     }
 }

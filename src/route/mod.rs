@@ -1,6 +1,7 @@
 //! Which upstream a request is for, and by which policy it is sent. No sockets, no clock, no config text.
 
 mod hash;
+mod hedge;
 mod matcher;
 mod path;
 mod retry;
@@ -22,9 +23,10 @@ use crate::service::Service;
 use crate::telemetry::Flow;
 
 pub use hash::HashOn;
+pub use hedge::{Hedge, HedgeAfter};
 pub use matcher::{Condition, HostMatch, Matcher, PathMatch, Pattern, Subject};
 pub use path::normalised;
-pub use retry::{Failure, OnReset, RetryPolicy};
+pub use retry::{Backoff, Failure, OnReset, RetryPolicy, StatusSet};
 pub use rule::{Action, Forward, MOST_MIRRORED, Mirror, Redirect, Reply, Rewrite, Rule};
 pub use slots::{Slot, Slots};
 pub use split::Split;
@@ -49,6 +51,14 @@ pub struct Route {
     pub retry: RetryPolicy,
     /// The plugins of all scopes that the request is in.
     pub filters: Chain,
+    /// The number of the try travels with the request. Not toward our own app, which is told the caller's.
+    pub counts_attempts: bool,
+    /// A second try beside a slow first one.
+    pub hedge: Option<Arc<Hedge>>,
+    /// Statuses that an endpoint's breaker counts as failures.
+    pub failures: StatusSet,
+    /// What `ring_hash` and `maglev` go by.
+    pub hash_on: Option<HashOn>,
 }
 
 /// All declared upstreams by name. Immutable; a reload publishes the next one.
@@ -144,6 +154,10 @@ mod tests {
                 idle_timeout: Duration::from_secs(1),
                 retry: RetryPolicy::default(),
                 filters: Chain::default(),
+                counts_attempts: true,
+                hedge: None,
+                failures: StatusSet::GATEWAY,
+                hash_on: None,
             })
         };
         let table = RouteTable::new([route("orders"), route("a.b")], Vec::new());

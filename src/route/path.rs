@@ -42,21 +42,19 @@ fn decoded(path: &str) -> String {
         out.push_str(&rest[..at]);
         let from = bytes.len() - rest.len() + at;
         let digit = |offset: usize| bytes.get(from + offset).and_then(|digit| char::from(*digit).to_digit(16));
-        match digit(1).zip(digit(2)) {
-            Some((high, low)) => {
-                let byte = (high * 16 + low) as u8;
-                if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-                    out.push(char::from(byte));
-                } else {
-                    out.push_str(&format!("%{byte:02X}"));
-                }
-                rest = &rest[at + 3..];
-            }
-            None => {
-                out.push('%');
-                rest = &rest[at + 1..];
-            }
+        let Some((high, low)) = digit(1).zip(digit(2)) else {
+            // Left bare, it could become an escape with what is decoded behind it.
+            out.push_str("%25");
+            rest = &rest[at + 1..];
+            continue;
+        };
+        let byte = (high * 16 + low) as u8;
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
         }
+        rest = &rest[at + 3..];
     }
     out.push_str(rest);
     out
@@ -90,7 +88,8 @@ mod tests {
             ("/a%2fb", "/a%2Fb"),
             ("/%252e%252e/a", "/%252e%252e/a"),
             ("/a%zz/../b", "/b"),
-            ("/%", "/%"),
+            ("/%", "/%25"),
+            ("/%%61%61", "/%25aa"),
             ("/é%c3%A9//", "/é%C3%A9/"),
             ("/.a/..b/...", "/.a/..b/..."),
             ("//", "/"),

@@ -119,8 +119,31 @@ impl Rewrite {
 
 #[cfg(test)]
 mod tests {
-    use super::super::matcher::PathMatch;
+    use http::{HeaderMap, Method};
+
+    use super::super::matcher::{PathMatch, Subject};
     use super::*;
+
+    fn rule(at: usize, path: &str) -> Arc<Rule> {
+        let path = Some(PathMatch::Prefix(path.into()));
+        let redirect = Redirect { to: "/".into(), status: StatusCode::FOUND };
+        let action = Action::Answer(Reply::Redirect(redirect), Chain::default());
+        Arc::new(Rule { name: at.to_string().into(), matcher: Matcher { path, ..Matcher::default() }, action })
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_first_rule_that_matches_decides(
+            rules in proptest::collection::vec("(/[ab]){0,3}", 0..6), path in "(/[ab]){1,4}"
+        ) {
+            let made: Vec<Arc<Rule>> = rules.iter().enumerate().map(|(at, path)| rule(at, path)).collect();
+            let headers = HeaderMap::new();
+            let subject = Subject { host: "", path: &path, query: "", method: &Method::GET, headers: &headers };
+            let found = super::super::first(&made, &subject).map(|rule| rule.name.to_string());
+            let wanted = rules.iter().position(|rule| format!("{path}/").starts_with(&format!("{rule}/")));
+            proptest::prop_assert_eq!(found, wanted.map(|at| at.to_string()));
+        }
+    }
 
     #[test]
     fn the_matched_part_of_the_path_is_replaced() {

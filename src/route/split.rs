@@ -44,7 +44,7 @@ impl<T> Split<T> {
 
     fn by_chance(&self, entropy: u64) -> &T {
         // The high half of the product is a fair draw from 0 to total - 1 (Lemire).
-        let mut draw = (u128::from(entropy) * u128::from(self.total) >> 64) as u64;
+        let mut draw = ((u128::from(entropy) * u128::from(self.total)) >> 64) as u64;
         for one in &self.targets {
             if draw < u64::from(one.weight) {
                 return &one.target;

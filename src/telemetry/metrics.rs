@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -55,6 +56,10 @@ labels! {
     RetryOutcome { Done = "done", OverBudget = "over_budget", NotReplayable = "not_replayable" }
 }
 labels! {
+    /// What an endpoint's breaker became.
+    BreakerChange { Open = "open", HalfOpen = "half_open", Closed = "closed" }
+}
+labels! {
     /// How a TLS handshake on a listener ended.
     HandshakeOutcome {
         Accepted = "accepted", PlainText = "plain_text", NoCertificate = "no_certificate", Expired = "expired",
@@ -75,14 +80,6 @@ labels! {
 labels! {
     ReloadOutcome { Applied = "applied", Refused = "refused", Unchanged = "unchanged" }
 }
-labels! {
-    /// What a plugin decided of a request; `would_…` in shadow mode.
-    PluginDecision {
-        Passed = "passed", Delayed = "delayed", Answered = "answered", Refused = "refused", WouldDelay = "would_delay",
-        WouldAnswer = "would_answer", WouldRefuse = "would_refuse",
-    }
-}
-
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -97,6 +94,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
     pub(super) limiters: IntCounterVec,
+    breakers: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -172,6 +170,12 @@ impl Metrics {
                 "outrigger_retries_total",
                 "Wishes to try a request again, by what became of them.",
                 &["service", "outcome"],
+            ),
+            breakers: counters(
+                &registry,
+                "outrigger_breaker_transitions_total",
+                "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
+                &["service", "to"],
             ),
             plugin_decisions: counters(
                 &registry,
@@ -280,6 +284,7 @@ impl Metrics {
             bytes_out: self.bytes.with_label_values(&[way, service, BytesWay::Out.as_str()]),
             attempts: per_label(TryOutcome::ALL, |o| self.attempts.with_label_values(&[service, o])),
             retries: per_label(RetryOutcome::ALL, |o| self.retries.with_label_values(&[service, o])),
+            breakers: per_label(BreakerChange::ALL, |to| self.breakers.with_label_values(&[service, to])),
         }
     }
 
@@ -295,7 +300,7 @@ impl Metrics {
     /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
     #[must_use]
     pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts(per_label(PluginDecision::ALL, |d| self.plugin_decisions.with_label_values(&[plugin, d])))
+        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
     }
 
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
@@ -353,7 +358,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 19] = [
+        let vecs: [&dyn Collector; 20] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -365,6 +370,7 @@ impl Metrics {
             &self.retries,
             &self.plugin_decisions,
             &self.limiters,
+            &self.breakers,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -400,6 +406,7 @@ pub struct Flow {
     pub bytes_out: IntCounter,
     attempts: Box<[IntCounter]>,
     retries: Box<[IntCounter]>,
+    breakers: Box<[IntCounter]>,
 }
 
 impl Flow {
@@ -430,22 +437,16 @@ impl Flow {
         self.retries[outcome as usize].inc();
     }
 
+    pub fn breaker(&self, to: BreakerChange) {
+        self.breakers[to as usize].inc();
+    }
+
     pub fn service(&self) -> &str {
         &self.service
     }
 
     pub fn direction(&self) -> Direction {
         self.direction
-    }
-}
-
-/// The handles of one plugin.
-#[derive(Clone)]
-pub struct PluginCounts(Box<[IntCounter]>);
-
-impl PluginCounts {
-    pub fn count(&self, decision: PluginDecision) {
-        self.0[decision as usize].inc();
     }
 }
 
@@ -464,13 +465,13 @@ impl LabelText for TryOutcome {
     }
 }
 
-impl LabelText for RetryOutcome {
+impl LabelText for BreakerChange {
     fn text(self) -> &'static str {
         self.as_str()
     }
 }
 
-impl LabelText for PluginDecision {
+impl LabelText for RetryOutcome {
     fn text(self) -> &'static str {
         self.as_str()
     }

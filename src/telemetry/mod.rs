@@ -3,11 +3,13 @@
 pub mod access_log;
 mod limiter;
 pub mod metrics;
+mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
 pub use limiter::{LimiterCounts, LimiterEvent};
 pub use metrics::{
-    BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow, HandshakeOutcome,
-    HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
+    BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
+    HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
+pub use plugin::{PluginCounts, PluginDecision};

@@ -12,6 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::record::{Recording, Replayed};
+
 /// What became of a request body, seen by the exchange while hyper owns the body.
 #[derive(Default)]
 pub struct BodyWatch {
@@ -57,6 +59,8 @@ pub enum RequestBody {
     /// None at all: the request can be sent again.
     Empty,
     Streaming(Box<Streaming>),
+    /// Kept while it passes, so that the request can be sent again.
+    Replayed(Replayed),
 }
 
 pub struct Streaming {
@@ -79,6 +83,21 @@ impl RequestBody {
     pub fn streaming(incoming: Incoming, limits: BodyLimits, watch: Arc<BodyWatch>) -> Self {
         Self::Streaming(Box::new(Streaming { incoming, watch, limits, timer: None, last: Instant::now() }))
     }
+
+    /// Makes a streamed body of at most `limit` bytes repeatable; a longer one stays as it is where its length is
+    /// announced, else it turns out to be unrepeatable when the limit is passed.
+    pub fn record(&mut self, limit: usize) -> Option<Arc<Recording>> {
+        let Self::Streaming(streaming) = self else { return None };
+        if streaming.size_hint().lower() > limit as u64 {
+            return None;
+        }
+        let Self::Streaming(streaming) = std::mem::replace(self, Self::Empty) else { return None };
+        let recording = Recording::new(streaming, limit);
+        if let Some(body) = recording.replay() {
+            *self = Self::Replayed(body);
+        }
+        Some(recording)
+    }
 }
 
 impl Body for RequestBody {
@@ -88,46 +107,63 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streaming(body) => body.poll(cx),
+            Self::Streaming(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Replayed(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(body) => body.incoming.is_end_stream(),
+            Self::Streaming(body) => body.is_end_stream(),
+            Self::Replayed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(body) => body.incoming.size_hint(),
+            Self::Streaming(body) => body.size_hint(),
+            Self::Replayed(body) => body.size_hint(),
         }
     }
 }
 
-impl Streaming {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+impl Body for Streaming {
+    type Data = Bytes;
+    type Error = StalledBody;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    this.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
-                if self.timer.is_some() {
-                    self.last = Instant::now();
+                if this.timer.is_some() {
+                    this.last = Instant::now();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.watch.fate.store(BROKEN, Ordering::Relaxed);
+                this.watch.fate.store(BROKEN, Ordering::Relaxed);
                 Poll::Ready(Some(Err(StalledBody::Broken(error))))
             }
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => self.poll_stall(cx),
+            Poll::Pending => this.poll_stall(cx),
         }
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Streaming {
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
         if self.timer.is_none() {
             self.last = Instant::now();
@@ -159,4 +195,7 @@ pub enum StalledBody {
     Stalled(Duration),
     #[error("the caller's body broke off: {0}")]
     Broken(hyper::Error),
+    /// Read by a try that was given up.
+    #[error("another try reads the body now")]
+    Superseded,
 }

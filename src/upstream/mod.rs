@@ -4,10 +4,14 @@
 mod body;
 mod dial;
 mod pool;
+mod record;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
 pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use record::Recording;
 
 use http::Request;
 
@@ -24,6 +28,8 @@ pub enum AttemptError {
     BadPeer { address: std::net::SocketAddr, cause: String },
     #[error("this sidecar has no identity yet, so it cannot speak mTLS")]
     NoIdentity,
+    #[error("as many connections as allowed are open, and as many requests as allowed wait for one")]
+    Overloaded,
     /// The peer took the connection but not this request; nothing of it can have been acted on.
     #[error("the connection ended before the request was taken: {0}")]
     Unsent(String),

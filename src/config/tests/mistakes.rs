@@ -125,13 +125,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("gateway: { listen: 0.0.0.0:8000 }", &["2:1: gateway: not supported yet: gateway"]),
     ("consumers: []", &["2:1: consumers: not supported yet"]),
     ("telemetry: { tracing: { otlp: x } }", &["2:14: telemetry.tracing: not supported yet"]),
-    ("inbound: { routes: [] }", &["2:12: inbound.routes: not supported yet"]),
-    ("inbound: { plugins: [] }", &["2:12: inbound.plugins: not supported yet"]),
     ("inbound: { authz: [] }", &["2:12: inbound.authz: not supported yet"]),
     ("inbound: { intentions: auto }", &["2:24: inbound.intentions: not supported yet: auto; use one of: off"]),
     ("inbound: { intentions: on }", &["2:24: inbound.intentions: not supported yet: on"]),
     ("inbound: { proxy_protocol: true }", &["2:28: inbound.proxy_protocol: not supported yet: true"]),
-    ("outbound: { routes: [] }", &["2:13: outbound.routes: not supported yet"]),
     ("outbound: { defaults: { protocol: tcp } }", &["2:35: outbound.defaults.protocol: not supported yet: tcp"]),
     ("outbound: { defaults: { service: a } }", &["2:25: outbound.defaults.service: unknown key"]),
 ];
@@ -167,31 +164,124 @@ fn a_mistake_is_one_line_of_the_promised_form() {
 }
 
 #[test]
-fn every_later_key_of_an_upstream_is_refused_and_located() {
-    for key in [
-        "tags: [v2]",
-        "meta: {}",
-        "filter: x",
-        "datacenter: dc2",
-        "failover: []",
-        "hedge: { after: p95 }",
-        "breaker: {}",
-        "limits: {}",
-        "plugins: []",
-        "prefer_zone: true",
-        "protocol: tcp",
-        "balance: random",
-        "balance: { ring_hash: { header: x-user } }",
-        "balance: { maglev: {} }",
-        "retry: { per_try_timeout: 5s }",
-        "retry: { budget: {} }",
-        "retry: { backoff: {} }",
-        "retry: { body_limit: 1KiB }",
-        "retry: { on: [reset, 503] }",
+fn a_later_protocol_of_an_upstream_is_refused_and_located() {
+    let found = upstream("protocol: tcp");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with("o.yaml:5:") && found[0].contains(": not supported yet: "), "{}", found[0]);
+}
+
+/// The mistakes of an upstream with this key, which stands on line 5.
+fn upstream(key: &str) -> Vec<String> {
+    lines(&format!("{GOOD}outbound:\n  upstreams:\n  - service: orders\n    {key}\n"))
+}
+
+#[test]
+fn mistakes_of_an_upstream_are_found() {
+    for (key, wanted) in [
+        ("balance: rendom", "14: balance: \"rendom\" is not known here; did you mean random?"),
+        ("balance: ring_hash", "14: balance: ring_hash needs settings of its own; write { ring_hash: { … } }"),
+        ("balance: [random]", "14: balance: must be a word, but is a list"),
+        ("balance: {}", "5: balance: must have exactly one of ring_hash, maglev, but has none"),
+        ("balance: { random: {} }", "16: balance.random: unknown key"),
+        (
+            "balance: { maglev: {} }",
+            "16: balance.maglev: must have exactly one of header, cookie, query, source_ip, path",
+        ),
+        (
+            "balance: { maglev: { header: a, path: true } }",
+            "16: balance.maglev: must have exactly one of header, cookie, query, source_ip, path, but has header and path",
+        ),
+        ("balance: { maglev: { header: \"a b\" } }", "34: balance.maglev.header: \"a b\" is no header's name"),
+        ("balance: { ring_hash: { cookie: \"a;b\" } }", "37: balance.ring_hash.cookie: \"a;b\" is no cookie's name"),
+        ("balance: { ring_hash: { path: false } }", "35: balance.ring_hash.path: false says nothing here"),
+        ("prefer_zone: yes", "18: prefer_zone: must be true or false, but is \"yes\""),
+        ("tags: v2", "11: tags: must be a list"),
+        ("meta: { \"a b\": c }", "13: meta.a b: Consul takes no such key"),
+        ("filter: 'a == \"b'", "13: filter: the \" at 6 is not closed"),
+        ("filter: (a == b", "13: filter: 1 `(` not closed"),
+        ("datacenter: dc 2", "17: datacenter: \"dc 2\" is no datacenter's name"),
+        ("failover: [orders-backup]", "16: failover[0]: must be a section of keys, but is text"),
+        ("failover: [{}]", "16: failover[0]: names neither a service nor a datacenter; add service"),
+        ("failover: [{ service: orders }]", "16: failover[0]: is the upstream itself"),
+        ("failover: [{ service: b }, { service: b }]", "32: failover[1]: stands in the list already"),
+        ("failover: [{ service: B }]", "27: failover[0].service: \"B\" is no service name"),
+        ("retry: { on: [reset, 200] }", "26: retry.on[1]: must be a whole number from 400 to 599, but is \"200\""),
+        ("retry: { on: [resets] }", "19: retry.on[0]: \"resets\" is not known here; did you mean reset?"),
+        ("retry: { per_try_timeout: 20s }", "31: retry.per_try_timeout: 20s is longer than the whole timeout, 15s"),
+        ("retry: { budget: { ratio: 20 } }", "31: retry.budget.ratio: must be a number from 0.0 to 1.0"),
+        ("retry: { backoff: { base: 1s } }", "31: retry.backoff.base: base, 1s, is longer than max, 250ms; write"),
+        ("retry: { backoff: { max: 1ms } }", "30: retry.backoff.max: base, 25ms, is longer than max, 1ms"),
+        ("retry: { body_limit: 1GiB }", "26: retry.body_limit: \"1GiB\" is not from 0 to 67108864 bytes"),
+        ("hedge: on", "12: hedge: \"on\" is not known here"),
+        ("hedge: {}", "5: hedge.after: is missing; add the key with a duration or a percentile"),
+        ("hedge: { after: p96 }", "21: hedge.after: \"p96\" is not known here; write p50, p90, p95, p99 or a duration"),
+        ("hedge: { after: 1m }", "21: hedge.after: 1m is longer than the whole timeout, 15s"),
+        ("breaker: { consecutive: 0 }", "29: breaker.consecutive: must be a whole number from 1"),
+        ("breaker: { statuses: [302] }", "27: breaker.statuses[0]: must be a whole number from 400 to 599"),
+        ("breaker: { error_rate: { threshold: 0 } }", "41: breaker.error_rate.threshold: 0 would eject every endpoint"),
+        ("breaker: { error_rate: { window: 1ms } }", "38: breaker.error_rate.window: \"1ms\" is shorter than 1s"),
+        ("breaker: { open_for: { base: 10m } }", "34: breaker.open_for.base: base, 10m, is longer than max, 5m"),
+        ("breaker: { max_ejected: 2 }", "29: breaker.max_ejected: must be a number from 0.0 to 1.0"),
+        ("breaker: { on_all_open: try }", "29: breaker.on_all_open: \"try\" is not known here"),
+        ("limits: { connections: 0 }", "28: limits.connections: must be a whole number from 1"),
+        ("overload: on", "15: overload: \"on\" is not known here; write one of: off, adaptive"),
     ] {
-        let found = lines(&format!("{GOOD}outbound:\n  upstreams:\n  - service: orders\n    {key}\n"));
+        let found = upstream(key);
+        assert_eq!(found.len(), 1, "{key}\n{found:#?}");
+        let (column, rest) = wanted.split_once(": ").unwrap();
+        let wanted = format!("o.yaml:5:{column}: outbound.upstreams[0].{rest}");
+        assert!(found[0].starts_with(&wanted), "{key}\n  found {}\n  wanted {wanted}", found[0]);
+    }
+}
+
+#[test]
+fn what_only_consul_knows_is_a_mistake_beside_endpoints() {
+    for key in [
+        "tags: [a]",
+        "meta: { a: b }",
+        "filter: a == b",
+        "datacenter: dc2",
+        "failover: [{ service: b }]",
+        "prefer_zone: true",
+    ] {
+        let found = lines(&format!(
+            "{GOOD}outbound:\n  upstreams:\n  - service: orders\n    endpoints: [\"a:1\"]\n    {key}\n"
+        ));
+        let name = key.split(':').next().unwrap();
         assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(found[0].starts_with("o.yaml:5:") && found[0].contains(": not supported yet: "), "{}", found[0]);
+        let wanted = format!("outbound.upstreams[0].{name}: has no effect beside endpoints");
+        assert!(found[0].starts_with("o.yaml:6:") && found[0].contains(&wanted), "{}", found[0]);
+    }
+    let text = "outbound:\n  defaults: { tags: [a], datacenter: dc2, failover: [{ service: b }], prefer_zone: true }\n  \
+                upstreams: [{ service: orders, endpoints: [\"a:1\"] }]\n";
+    let loaded = super::load(&format!("{GOOD}{text}")).unwrap();
+    assert_eq!(loaded.outbound.upstreams[0].failover, []);
+}
+
+#[test]
+fn a_mistake_of_the_defaults_is_told_once_and_there() {
+    let text = "outbound:\n  defaults: { retry: { backoff: { base: 1s } }, failover: [{}] }\n  upstreams: [{ service: a }, { service: b }]\n";
+    let found = lines(&format!("{GOOD}{text}"));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("o.yaml:3:41: outbound.defaults.retry.backoff.base: base, 1s, is longer"),
+        "{found:#?}"
+    );
+    assert!(found[1].starts_with("o.yaml:3:60: outbound.defaults.failover[0]: names neither"), "{found:#?}");
+}
+
+#[test]
+fn an_upstream_in_a_hurry_may_ignore_the_defaults_longer_times() {
+    for (defaults, own, count) in [
+        ("retry: { per_try_timeout: 3s }", "timeout: 2s", 0),
+        ("retry: { per_try_timeout: 3s }, timeout: 2s", "protocol: http", 1),
+        ("timeout: 2s", "retry: { per_try_timeout: 3s }", 1),
+        ("timeout: 2s", "protocol: http", 0),
+        ("timeout: 2s", "timeout: off, retry: { per_try_timeout: 3s }", 0),
+    ] {
+        let text = format!("{GOOD}outbound: {{ defaults: {{ {defaults} }}, upstreams: [{{ service: a, {own} }}] }}\n");
+        let found = super::load(&text).err().map(|problems| problems.to_string()).unwrap_or_default();
+        assert_eq!(found.lines().count(), count, "{text}{found}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole files: every mistake, each at its place; good files, flags and variables.
 
 use super::problems::Problems;
+use crate::route::HashOn;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::tree::{Node, parse_default};
 use super::*;
 
 mod mistakes;
+mod routes;
 
 const GOOD: &str = "service: { name: users, port: 8080 }\n";
 
@@ -72,8 +74,65 @@ fn an_upstream_has_its_own_values_then_the_defaults_then_the_tables() {
     assert_eq!((a.mtls, b.mtls), (UpstreamMtls::Preferred, UpstreamMtls::Preferred));
     assert_eq!((a.retry.attempts, b.retry.attempts), (5, 0));
     assert!(b.retry.on_unsent && !b.retry.on_reset && b.retry.methods.contains(&http::Method::PUT));
-    assert_eq!((a.connect_timeout, a.balance), (Duration::from_secs(1), Balance::LeastLoaded));
+    assert_eq!((a.connect_timeout, &a.balance), (Duration::from_secs(1), &Balance::LeastLoaded));
     assert_eq!(a.source, EndpointSource::Consul);
+}
+
+#[test]
+fn an_upstream_that_says_nothing_more_gets_the_contracts_policy() {
+    let config = load(&format!("{GOOD}outbound: {{ upstreams: [{{ service: a }}] }}\n")).unwrap();
+    let a = &config.outbound.upstreams[0];
+    assert_eq!(a.breaker.policy, service::BreakerPolicy::default());
+    assert_eq!(a.breaker.statuses, [502, 503, 504].map(|code| http::StatusCode::from_u16(code).unwrap()));
+    assert_eq!((a.limits, a.retry.budget), (service::Limits::default(), service::BudgetPolicy::default()));
+    assert_eq!((a.adaptive, config.inbound.adaptive, a.hedge, a.prefer_zone), (false, false, None, false));
+    assert_eq!((&a.subset, &a.datacenter, a.failover.len()), (&Subset::default(), &None, 0));
+    let retry = &a.retry;
+    assert!(retry.on_unsent && retry.on_reset);
+    assert_eq!((&retry.statuses, retry.body_limit), (&a.breaker.statuses, 65_536));
+    assert_eq!(retry.per_try_timeout, Some(Duration::from_secs(5)));
+    assert_eq!((retry.backoff.base, retry.backoff.max), (Duration::from_millis(25), Duration::from_millis(250)));
+}
+
+#[test]
+fn the_policy_of_an_upstream_is_read() {
+    let text = format!(
+        "{GOOD}outbound:\n  defaults:\n    balance: {{ maglev: {{ cookie: sid }} }}\n    hedge: {{ after: p95 }}\n    \
+         breaker: {{ error_rate: {{ window: 5s }}, statuses: [500] }}\n    retry: {{ on: [503], budget: {{ ratio: 0.1 }} }}\n    \
+         failover: [{{ datacenter: DC3 }}]\n  upstreams:\n  - service: a\n  - service: b\n    balance: {{ ring_hash: {{ header: X-User }} }}\n    \
+         hedge: off\n    breaker: {{ error_rate: {{ threshold: 0.25 }}, on_all_open: try_anyway, open_for: {{ base: 1s }} }}\n    \
+         retry: {{ per_try_timeout: off, budget: {{ min_per_second: 0 }}, body_limit: 0 }}\n    tags: [v2]\n    meta: {{ k: \"\" }}\n    \
+         filter: Node.Meta.x == y\n    datacenter: dc2\n    prefer_zone: true\n    overload: adaptive\n    limits: {{ pending: 0 }}\n    \
+         failover: [{{ service: c }}, {{ datacenter: dc1 }}, {{ service: c, datacenter: dc1 }}]\n  - {{ service: c, balance: random, hedge: {{ after: 20ms }} }}\n"
+    );
+    assert!(jsonschema::validator_for(&schema()).unwrap().is_valid(&json(&text)), "the schema takes it too");
+    let config = load(&text).unwrap();
+    let [a, b, c] = config.outbound.upstreams.as_slice() else { panic!("three upstreams") };
+    assert_eq!(a.balance, Balance::Maglev(HashOn::Cookie("sid".into())));
+    assert_eq!(b.balance, Balance::RingHash(HashOn::Header("x-user".parse().unwrap())));
+    assert_eq!(c.balance, Balance::Random);
+    assert_eq!((a.hedge, b.hedge), (Some(HedgeAfter::Percentile(95)), None));
+    assert_eq!(c.hedge, Some(HedgeAfter::Time(Duration::from_millis(20))));
+    let rate = b.breaker.policy.error_rate;
+    assert_eq!((rate.window, rate.min_requests), (Duration::from_secs(5), 20));
+    assert!((rate.threshold - 0.25).abs() < f64::EPSILON && (b.retry.budget.ratio - 0.1).abs() < f64::EPSILON);
+    assert_eq!(b.breaker.statuses, [http::StatusCode::INTERNAL_SERVER_ERROR]);
+    assert_eq!(b.breaker.policy.on_all_open, service::OnAllOpen::TryAnyway);
+    assert_eq!(
+        (b.breaker.policy.open_for, b.breaker.policy.open_max),
+        (Duration::from_secs(1), Duration::from_mins(5))
+    );
+    assert_eq!((b.retry.per_try_timeout, b.retry.budget.min_per_second, b.retry.body_limit), (None, 0, 0));
+    assert!(!b.retry.on_reset && b.retry.statuses == [http::StatusCode::SERVICE_UNAVAILABLE]);
+    assert_eq!((b.subset.tags.as_slice(), b.subset.meta["k"].as_str()), (["v2".to_owned()].as_slice(), ""));
+    assert_eq!((b.subset.filter.as_deref(), b.datacenter.as_deref()), (Some("Node.Meta.x == y"), Some("dc2")));
+    assert!(b.prefer_zone && b.adaptive && b.limits.pending == 0);
+    let to = |service: &str, datacenter: &str| Failover {
+        service: ServiceName::parse(service).unwrap(),
+        datacenter: Some(datacenter.to_owned()),
+    };
+    assert_eq!(b.failover, [to("c", "dc2"), to("b", "dc1"), to("c", "dc1")]);
+    assert_eq!(a.failover, [to("a", "dc3")], "datacenters have no case");
 }
 
 #[test]
@@ -279,6 +338,11 @@ fn the_schema_refuses_what_the_checker_refuses_by_shape_and_later_keys() {
         "shutdown: { grace: 5 }",
         "outbound: { upstreams: [{}] }",
         "consul: { datacenter: 1 }",
+        "outbound: { upstreams: [{ service: a, balance: maglev }] }",
+        "outbound: { upstreams: [{ service: a, balance: { maglev: { path: true, cookie: a } } }] }",
+        "outbound: { upstreams: [{ service: a, retry: { on: [200] } }] }",
+        "outbound: { upstreams: [{ service: a, hedge: { after: p96 } }] }",
+        "outbound: { upstreams: [{ service: a, hedge: {} }] }",
     ] {
         let text = format!("{GOOD}{text}\n");
         assert!(load(&text).is_err() && !validator.is_valid(&json(&text)), "{text}");
@@ -302,7 +366,8 @@ fn every_default_of_the_table_passes_its_own_check() {
                 shape::check_section(&node, one, ("", &Place::START), &mut problems);
                 assert!(problems.is_empty(), "{}: {problems}", key.name);
             }
-            match &key.shape {
+            let inner = if let shape::Shape::WordOr(_, section) = &key.shape { *section } else { &key.shape };
+            match inner {
                 shape::Shape::Section(keys) | shape::Shape::OneOf(keys) | shape::Shape::Sections(keys) => walk(keys),
                 _ => {}
             }
