@@ -215,7 +215,13 @@ pub(super) fn refuse(
         tracing::error!(detail = refusal.detail, "internal bug; please report this");
     }
     let response = match wording {
-        Some(wording) => reworded(refusal.reason, &exchange.request_id, dialect, wording),
+        Some(wording) => {
+            let response = reworded(refusal.reason, &exchange.request_id, dialect, wording);
+            if let Some(status) = wording.status {
+                exchange.replied(status);
+            }
+            response
+        }
         None => answer(refusal.reason, &exchange.request_id, dialect),
     };
     response.map(|body| ResponseBody::own(body, exchange))
