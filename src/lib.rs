@@ -5,9 +5,9 @@ pub mod names;
 pub mod reason;
 pub mod published;
 pub mod lifecycle;
+pub mod fingerprint;
 mod clock;
 mod file_watch;
-mod fingerprint;
 
 // eyes: what happened, for people and for Prometheus
 pub mod telemetry;
@@ -27,6 +27,7 @@ mod identity;
 mod registry;
 mod upstream;
 mod jwks;
+mod counters;
 
 // path: bytes in, bytes out
 mod listen;

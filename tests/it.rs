@@ -15,6 +15,8 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/gate_keys.rs"]
+mod gate_keys;
 #[path = "it/headers.rs"]
 mod headers;
 #[path = "it/identity.rs"]
@@ -27,6 +29,8 @@ mod kit;
 mod limits;
 #[path = "it/operation.rs"]
 mod operation;
+#[path = "it/rate_limits.rs"]
+mod rate_limits;
 #[path = "it/registration.rs"]
 mod registration;
 #[path = "it/reload.rs"]

@@ -91,6 +91,7 @@ impl Sidecar {
         let mut registration = settings::registration(&next, ([0, 0, 0, 0], inbound).into());
         registration.address.clone_from(&self.registration.snapshot().address);
         registration.port = inbound;
+        self.data.upstreams.take_plugins(&next);
         self.data.upstreams.apply(&next)?;
         self.data.reconfigure(&next, log)?;
         for (service, bound) in bound {

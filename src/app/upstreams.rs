@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use http::uri::Authority;
 
+use super::plugins::Plugins;
 use super::routes::OwnServices;
 use super::watches::{Source, Watch, Watching, sources};
 use super::zone::Zone;
@@ -24,6 +25,7 @@ use crate::telemetry::{Direction, Flow, Metrics};
 pub(super) struct Upstreams {
     watching: Watching,
     zone: Zone,
+    pub(super) plugins: Plugins,
     pub(super) running: BTreeMap<ServiceName, Running>,
     pub(super) own: OwnServices,
     pub(super) rules: Vec<Arc<Rule>>,
@@ -54,11 +56,16 @@ impl Running {
 }
 
 impl Upstreams {
-    pub(super) fn new(watching: Watching, config: &Config) -> Result<Self, Failure> {
+    pub(super) fn new(watching: Watching, plugins: Plugins, config: &Config) -> Result<Self, Failure> {
         let (running, own) = (BTreeMap::new(), BTreeMap::new());
-        let mut upstreams = Self { zone: Zone::default(), watching, running, own, rules: Vec::new() };
+        let mut upstreams = Self { zone: Zone::default(), watching, plugins, running, own, rules: Vec::new() };
         upstreams.apply(config)?;
         Ok(upstreams)
+    }
+
+    /// What the chains that `apply` builds have beside their settings.
+    pub(super) fn take_plugins(&mut self, config: &Config) {
+        self.plugins.reconfigure(config, &self.watching);
     }
 
     /// Makes the running upstreams those of `config`. Services that stay keep their endpoints and what was learned of
@@ -96,10 +103,6 @@ impl Upstreams {
         all.flat_map(|running| &running.watches).map(|watch| watch.state.watch.clone()).collect()
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.watching.metrics
-    }
-
     pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
         let policy = settings::policy(upstream, self.zone.known());
         let service = Arc::new(Service::new(upstream.service.clone(), policy, Instant::now()));
@@ -135,7 +138,7 @@ impl Upstreams {
     }
 
     fn filters(&self, upstream: &UpstreamSettings) -> Chain {
-        Chain::build(&upstream.plugins, self.metrics())
+        Chain::build(&upstream.plugins, &self.plugins.context)
     }
 
     /// One watch a source. Those of `old` that look at the same at the same place run on; what others listed stays until

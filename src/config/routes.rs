@@ -177,7 +177,7 @@ impl<'a> Reader<'_, 'a> {
 /// Reads an upstream whose keys were looked at before, each at its own place: only what is new is noted.
 fn read(route: &Section<'_>, node: &Node, defaults: Option<&Node>) -> Option<UpstreamSettings> {
     let known = route.shared();
-    let shared = Shared { problems: Problems::of(None).into(), base: known.base };
+    let shared = Shared { problems: Problems::of(None).into(), consumers: known.consumers.clone(), base: known.base };
     let upstream = upstreams::upstream(&route.read_as(node, defaults, &shared));
     let mut noted = known.problems.borrow_mut();
     for problem in shared.problems.borrow().iter() {

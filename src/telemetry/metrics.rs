@@ -93,7 +93,10 @@ pub struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
+    pub(super) limiters: IntCounterVec,
     breakers: IntCounterVec,
+    jwks_fetches: IntCounterVec,
+    jwks_last_answer: GaugeVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -181,6 +184,28 @@ impl Metrics {
                 "outrigger_plugin_decisions_total",
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
+            ),
+            limiters: counters(
+                &registry,
+                "outrigger_rate_limit_events_total",
+                "Requests that a rate limiter could not count as it should: by a counter that callers share, or not at all as its store failed.",
+                &["event"],
+            ),
+            jwks_fetches: counters(
+                &registry,
+                "outrigger_jwks_fetches_total",
+                "Fetches of token issuers' key sets by outcome.",
+                &["issuer", "outcome"],
+            ),
+            jwks_last_answer: keep(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "outrigger_jwks_last_answer_timestamp_seconds",
+                        "When the key set of each token issuer was last read well, in seconds since 1970.",
+                    ),
+                    &["issuer"],
+                ),
             ),
             certificate_expiry: keep(
                 &registry,
@@ -296,6 +321,12 @@ impl Metrics {
         PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
     }
 
+    /// The handles of one issuer of tokens, as configured; resolve once, keep.
+    #[must_use]
+    pub fn jwks(&self, issuer: &str) -> JwksCounts {
+        JwksCounts::new(issuer, &self.jwks_last_answer, |o| self.jwks_fetches.with_label_values(&[issuer, o]))
+    }
+
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -356,7 +387,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 19] = [
+        let vecs: [&dyn Collector; 22] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -367,7 +398,10 @@ impl Metrics {
             &self.attempts,
             &self.retries,
             &self.plugin_decisions,
+            &self.limiters,
             &self.breakers,
+            &self.jwks_fetches,
+            &self.jwks_last_answer,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod pair;
 pub mod peers;
 pub mod process;
+pub mod redis;
 pub mod sidecar;
 
 use std::net::{TcpListener, UdpSocket};
