@@ -1,6 +1,5 @@
 //! rate-limiting: real requests, in this process, by a fleet, and in a real Redis, with Redis going away and coming back.
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -93,7 +92,7 @@ fn callers_are_told_their_limits_on_every_answer() {
     assert_eq!(number(&refused, "Retry-After"), number(&refused, "RateLimit-Reset"));
     let line = gate.users.access_of(&id);
     assert_eq!((&line["status"], &line["reason"]), (&json!(429), &json!("rate_limited")));
-    assert_eq!(line["detail"], "rate-limiting: refused as rate_limited: 2 a hour by ip");
+    assert_eq!(line["detail"], "rate-limiting: refuse rate_limited: 2 a hour by ip");
     let grpc = get().header("content-type", "application/grpc");
     assert_eq!(gate.send(&grpc).header("grpc-status"), "8");
 }
@@ -115,18 +114,15 @@ fn status_words_and_silence_are_the_configurations() {
 #[test]
 fn a_second_ends_and_the_next_one_begins() {
     let gate = Gate::with(limit(json!({ "second": 1, "limit_by": "ip" })));
-    let mut by_second: BTreeMap<u64, usize> = BTreeMap::new();
-    let start = Instant::now();
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let (start, first) = (Instant::now(), second());
+    let mut passed = 0;
     while start.elapsed() < Duration::from_millis(3200) {
-        let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let before = second();
-        let answer = gate.send(&get());
-        // Only where the whole request lay in one second it is known which one counted it.
-        if answer.status == 200 && before == second() {
-            *by_second.entry(before).or_default() += 1;
-        }
+        passed += u64::from(gate.send(&get()).status == 200);
     }
-    assert!(by_second.values().all(|passed| *passed == 1) && by_second.len() >= 2, "{by_second:?}");
+    // One for each second that was touched; the last one may have begun just now.
+    let touched = second() - first + 1;
+    assert!((touched - 1..=touched).contains(&passed), "{passed} in {touched} seconds");
 }
 
 #[test]
@@ -258,7 +254,7 @@ fn where_it_is_told_so_nobody_passes_without_redis() {
     refused.assert_reason(503, "overloaded");
     assert_eq!(refused.header("retry-after"), "1");
     let line = gate.users.access_of(&id);
-    assert!(line["detail"].as_str().unwrap().starts_with("rate-limiting: refused as overloaded: redis: "), "{line}");
+    assert!(line["detail"].as_str().unwrap().starts_with("rate-limiting: refuse overloaded: redis: "), "{line}");
     gate.users.wait_for_metric("outrigger_rate_limit_events_total", &[("event", "store_failed_refused")], 1.0);
     redis.restart();
     eventually(SOON, "it counts again", || (gate.send(&get()).status == 200).then_some(()));
