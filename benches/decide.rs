@@ -30,21 +30,74 @@ fn service(name: &str, balance: Balance, endpoints: u32) -> Arc<Service> {
     Arc::new(service)
 }
 
+const BALANCERS: [Balance; 5] =
+    [Balance::LeastLoaded, Balance::RoundRobin, Balance::Random, Balance::RingHash, Balance::Maglev];
+
 fn pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick");
-    for balance in [Balance::LeastLoaded, Balance::RoundRobin] {
-        for endpoints in [3, 100, 10_000] {
+    for balance in BALANCERS {
+        for endpoints in [10, 1_000, 10_000] {
             let service = service("orders", balance, endpoints);
-            let mut chance = fastrand::Rng::with_seed(7);
             let now = Instant::now();
-            group.bench_function(BenchmarkId::new(format!("{balance:?}"), endpoints), |bencher| {
-                bencher.iter(|| {
-                    black_box(service.lease(&Ask { tried: &[], now, entropy: chance.u64(..), key: None }).is_ok())
-                });
-            });
+            let id = BenchmarkId::new(format!("{balance:?}"), endpoints);
+            group.bench_function(id, |bencher| picks(bencher, &service, now));
+            eject(&service, endpoints / 3, now);
+            let later = now + Duration::from_secs(1);
+            let id = BenchmarkId::new(format!("{balance:?}, a third ejected"), endpoints);
+            group.bench_function(id, |bencher| picks(bencher, &service, later));
         }
     }
     group.finish();
+}
+
+fn picks(bencher: &mut criterion::Bencher<'_>, service: &Service, now: Instant) {
+    let mut chance = fastrand::Rng::with_seed(7);
+    bencher.iter(|| {
+        let entropy = chance.u64(..);
+        let lease = service.lease(&Ask { tried: &[], now, entropy, key: Some(entropy) });
+        black_box(lease.is_ok())
+    });
+}
+
+/// One request with a good answer: limit, breaker and average included.
+fn lease(criterion: &mut Criterion) {
+    let service = service("orders", Balance::LeastLoaded, 10);
+    let now = Instant::now();
+    let mut chance = fastrand::Rng::with_seed(7);
+    criterion.bench_function("lease and answer", |bencher| {
+        bencher.iter(|| {
+            let permit = service.admit(now);
+            let lease = service.lease(&Ask { tried: &[], now, entropy: chance.u64(..), key: None }).expect("endpoints");
+            let told = lease.answered(now, now, true);
+            permit.is_ok_and(|permit| {
+                permit.answered(Duration::from_millis(1), now);
+                black_box(told.is_none())
+            })
+        });
+    });
+}
+
+/// Ejects so many endpoints, each by five failures that it alone has.
+fn eject(service: &Service, count: u32, now: Instant) {
+    let everyone: Vec<u64> = service.endpoints().all().iter().map(|endpoint| endpoint.number()).collect();
+    let mut leases: Vec<Vec<outrigger::service::Lease>> = Vec::new();
+    let mut chance = fastrand::Rng::with_seed(3);
+    let mut wanted: std::collections::HashMap<u64, usize> =
+        everyone.iter().take(count as usize).enumerate().map(|(at, number)| (*number, at)).collect();
+    leases.resize_with(count as usize, Vec::new);
+    while !wanted.is_empty() {
+        let entropy = chance.u64(..);
+        let lease = service.lease(&Ask { tried: &[], now, entropy, key: Some(entropy) }).expect("some are left");
+        let number = lease.endpoint().number();
+        if let Some(at) = wanted.get(&number).copied() {
+            leases[at].push(lease);
+            if leases[at].len() == 5 {
+                wanted.remove(&number);
+            }
+        }
+    }
+    let ejected = leases.iter().flatten().filter_map(|lease| lease.answered(now, now, false)).count();
+    assert_eq!(ejected, count as usize, "all of them are ejected");
 }
 
 fn find(criterion: &mut Criterion) {
@@ -57,6 +110,7 @@ fn find(criterion: &mut Criterion) {
             authority: None,
             host: http::HeaderValue::from_static("x"),
             http2: false,
+            tcp: false,
             connect_timeout: Duration::from_secs(1),
             timeout: None,
             body_idle: Duration::from_secs(1),
@@ -98,5 +152,5 @@ fn rules(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pick, find, rules);
+criterion_group!(benches, pick, lease, find, rules);
 criterion_main!(benches);

@@ -17,6 +17,8 @@ mod demo;
 mod discovery;
 #[path = "it/gate_keys.rs"]
 mod gate_keys;
+#[path = "it/grpc.rs"]
+mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
 #[path = "it/identity.rs"]
@@ -39,5 +41,13 @@ mod reload;
 mod resilience;
 #[path = "it/retries.rs"]
 mod retries;
+#[path = "it/subsets.rs"]
+mod subsets;
 #[path = "it/routes.rs"]
 mod routes;
+#[path = "it/tcp.rs"]
+mod tcp;
+#[path = "it/tunnels.rs"]
+mod tunnels;
+#[path = "it/websocket.rs"]
+mod websocket;

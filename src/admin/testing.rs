@@ -78,6 +78,7 @@ impl Desk {
                 plain_peers: Arc::default(),
                 access_log: Arc::default(),
             }),
+            watches: Arc::default(),
             metrics: metrics.clone(),
             config: Published::new(ConfigView {
                 file: Some("</script><script>alert(1)</script>.yaml".into()),
@@ -156,6 +157,7 @@ pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<S
         authority: None,
         service,
         http2: false,
+        tcp: false,
         connect_timeout: Duration::from_secs(1),
         timeout: None,
         body_idle: Duration::from_secs(1),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plugins::Plugins;
-use super::upstreams::{Upstreams, Watching};
+use super::upstreams::Upstreams;
+use super::watches::Watching;
 use super::{Failure, routes, settings};
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::filter::{Chain, Context};
 use crate::identity;
 use crate::lifecycle::Lifecycle;
@@ -14,7 +15,7 @@ use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
-use crate::registry::{FixedWatch, follow};
+use crate::registry::{FixedWatch, Registry, WatchState, follow};
 use crate::route::{Route, RouteTable, Rule, StatusSet};
 use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
@@ -83,21 +84,25 @@ impl DataPath {
             mirrors: pools_life.part(),
         });
         let dialer = Dialer::new(identity.clone());
-        let pools = |idle: Duration| -> Vec<Pool> {
-            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
+        let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };
-        let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
         Ok(Self {
-            inbound_pools: pools(settings::APP_IDLE),
-            outbound_pools: pools(settings::MESH_IDLE),
+            inbound_pools: pools(settings::APP_IDLE, config.inbound.keeps_case),
+            outbound_pools: pools(settings::MESH_IDLE, config.outbound.keeps_case),
             security: settings::security(config.inbound.mtls, identity),
             inbound_settings: Arc::new(Published::new(settings::listen(
                 config.inbound.timeouts,
                 config.inbound.limits,
+                config.inbound.keeps_case,
             ))),
-            outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
-            upstreams: Upstreams::new(watching, plugins, &config.outbound)?,
+            outbound_settings: Arc::new(Published::new(settings::listen(
+                config.outbound.timeouts,
+                config.outbound.limits,
+                config.outbound.keeps_case,
+            ))),
+            upstreams: Upstreams::new(watching, plugins, config)?,
             workers,
             metrics,
             inbound,
@@ -136,7 +141,8 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+        let state = Arc::new(WatchState::new(registry.describe()));
+        let followed = follow(registry, self.metrics.clone(), None, state, move |update| {
             app.list(update.listings, Instant::now());
         });
         self.control.spawn("watch-app", followed);
@@ -151,7 +157,7 @@ impl DataPath {
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone())),
+            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone(), self.inbound_life.clone())),
         };
         Listener {
             direction: Direction::Inbound,
@@ -167,12 +173,12 @@ impl DataPath {
 
     /// Accepts on the shared port (`None`) or on an upstream's own.
     pub(super) fn accept_outbound(&mut self, bound: Bound, upstream: Option<ServiceName>) {
+        let lifecycle = self.outbound_life.part();
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
+            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone(), lifecycle.clone())),
         };
-        let lifecycle = self.outbound_life.part();
         let listener = Listener {
             direction: Direction::Outbound,
             security: Security::Plain,
@@ -199,8 +205,16 @@ impl DataPath {
             (&before.rules, &self.upstreams.plugins.context),
         )?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
-        self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
-        self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
+        self.inbound_settings.store(settings::listen(
+            config.inbound.timeouts,
+            config.inbound.limits,
+            config.inbound.keeps_case,
+        ));
+        self.outbound_settings.store(settings::listen(
+            config.outbound.timeouts,
+            config.outbound.limits,
+            config.outbound.keeps_case,
+        ));
         self.access_log.store(log);
         Ok(())
     }
@@ -245,6 +259,7 @@ fn inbound_view(
         host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
+        tcp: config.service.protocol == Protocol::Tcp,
         connect_timeout: settings::APP_CONNECT,
         // No request hangs: an app that does not answer is given up when a connection would be called idle.
         timeout: Some(config.inbound.timeouts.idle),

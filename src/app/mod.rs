@@ -10,6 +10,8 @@ mod settings;
 mod stop;
 mod upstreams;
 mod view;
+mod watches;
+mod zone;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -112,7 +114,7 @@ struct Sidecar {
 impl Sidecar {
     fn build(config: Config, options: &RunOptions, sockets: Sockets) -> Result<Self, Failure> {
         let metrics = Metrics::new();
-        let upstreams = config.outbound.upstreams.iter().map(|upstream| upstreams::waits_for(&upstream.service));
+        let upstreams = config.outbound.upstreams.iter().map(|upstream| watches::waits_for(&upstream.service));
         let status = Arc::new(Status::starting([IDENTITY.into(), REGISTRATION.into()].into_iter().chain(upstreams)));
         let identity: Arc<identity::Current> = Arc::default();
         let client = consul::Client::new(config.consul.clone(), metrics.clone())?;
@@ -125,11 +127,13 @@ impl Sidecar {
         let registration = settings::registration(&config, sockets.inbound.address);
         let registration = Arc::new(Published::new(registration));
         let agent = Arc::new(Agent::new(client.clone(), registration.clone(), probe.health(), metrics.clone()));
-        let watching = upstreams::Watching {
+        let watches: Arc<crate::registry::Watches> = Arc::default();
+        let watching = watches::Watching {
             client: client.clone(),
             snapshot: snapshot.clone(),
             metrics: metrics.clone(),
             status: status.clone(),
+            watches: watches.clone(),
             control: control.clone(),
         };
         let workers = Workers::start(config.workers)?;
@@ -150,6 +154,7 @@ impl Sidecar {
             identity: identity.clone(),
             outbound: data.outbound.clone(),
             inbound: data.inbound.clone(),
+            watches,
             config: Published::new(view::of(&config, Vec::new())),
             commands: sender,
         });
@@ -224,6 +229,7 @@ impl Sidecar {
                     stop::Signal::Reload => { let _ = self.reload(options, "SIGHUP"); }
                     stop::Signal::Stop(number) => break stop::Why::Signal(number),
                 },
+                () = self.data.upstreams.zone_learned() => self.data.upstreams.adopt_zone(),
                 () = reloads.file_changed() => { let _ = self.reload(options, "the file changed"); }
                 command = self.commands.recv() => match command {
                     Some(Command::Reload(answer)) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Failure;
 use super::upstreams::{Running, Upstreams, route};
@@ -37,8 +37,7 @@ impl Upstreams {
             rules.push(Arc::new(Rule { name, matcher, action }));
         }
         for gone in before.into_values() {
-            gone.watch.kill();
-            gone.service.list(Vec::new(), Instant::now());
+            gone.end();
         }
         self.rules = rules;
         Ok(())
@@ -162,6 +161,7 @@ fn to_app(settings: &AppRouteSettings, app: &Route, filters: Chain, before: &[Ar
         idle_timeout: settings.idle_timeout.unwrap_or(app.idle_timeout),
         retry: app.retry.clone(),
         filters,
+        tcp: app.tcp,
         counts_attempts: app.counts_attempts,
         hedge: app.hedge.clone(),
         failures: app.failures,

@@ -115,7 +115,7 @@ impl Metrics {
             requests: counters(
                 &registry,
                 "outrigger_requests_total",
-                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty).",
+                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty). A connection of a service with `protocol: tcp` is one request of class `tcp`; its reason says how it ended early.",
                 &["direction", "service", "status_class", "reason"],
             ),
             duration: keep(
@@ -330,6 +330,11 @@ impl Metrics {
         self.consul_last_answer.with_label_values(&[watch])
     }
 
+    /// Drops the gauge of a watch that ended. A name that others use, too, must stay.
+    pub fn forget_watch(&self, watch: &str) {
+        let _ = self.consul_last_answer.remove_label_values(&[watch]);
+    }
+
     pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
         self.heartbeats.with_label_values(&[outcome.as_str()]).inc();
     }
@@ -427,6 +432,12 @@ impl Flow {
                 self.requests.with_label_values(&[self.direction.as_str(), &self.service, class, reason.code()])
             })
             .inc();
+    }
+
+    /// Counts an ended connection that was no HTTP: its class is `tcp`, however it ended.
+    pub fn connection_ended(&self, reason: Option<Reason>) {
+        let reason = reason.map_or("", Reason::code);
+        self.requests.with_label_values(&[self.direction.as_str(), &self.service, "tcp", reason]).inc();
     }
 
     pub fn attempt(&self, outcome: TryOutcome) {
