@@ -77,7 +77,8 @@ fn a_plugin_remembers_by_the_name_of_its_part() {
     assert_eq!(scope(&config.inbound.routes[1].plugins), "inbound.routes[b]");
     assert_eq!(scope(&config.outbound.upstreams[0].plugins), "outbound.upstreams[orders]");
     let crate::config::RouteAction::Forward(forward) = &config.outbound.routes[0].action else { panic!("it forwards") };
-    assert_eq!(scope(&forward.targets[0].1.plugins), "outbound.routes[r]");
+    let scopes: Vec<&str> = forward.targets[0].1.plugins.iter().map(|plugin| &*plugin.scope).collect();
+    assert_eq!(scopes, ["outbound.upstreams[orders]", "outbound.routes[r]"]);
 }
 
 /// What stands in `consumers: [ … ]` and its mistakes, from the key on.
@@ -118,10 +119,10 @@ const CONSUMERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "{ username: a, jwt_secrets: [{ key: k }, { key: l, algorithm: none }, { key: m, algorithm: RS256, secret: s3cret }, { key: n, algorithm: RS256, rsa_public_key: s3cret }, { key: k, secret: s3cret }] }",
+        "{ username: a, jwt_secrets: [{ key: k }, { key: l, algorithm: none, secret: s3cret }, { key: m, algorithm: RS256, secret: s3cret }, { key: n, algorithm: RS256, rsa_public_key: s3cret }, { key: k, secret: s3cret }] }",
         &[
             "consumers[0].jwt_secrets[0].secret: HS256 needs it; add secret",
-            "consumers[0].jwt_secrets[1].algorithm: \"none\" is none of",
+            "consumers[0].jwt_secrets[1].algorithm: \"none\" is",
             "consumers[0].jwt_secrets[2].secret: RS256 is not verified with it; write rsa_public_key",
             "consumers[0].jwt_secrets[3].rsa_public_key: is no public key in PEM",
             "consumers[0].jwt_secrets[4].key: is the same as consumers[0].jwt_secrets[0].key",
@@ -158,7 +159,7 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
         "{ minute: 1, path: /a }",
         &["config.path: is there, but limit_by is consumer; write limit_by: path"],
     ),
-    ("rate-limiting", "{ minute: 1, policy: cluster }", &["config.policy: \"cluster\" is none of"]),
+    ("rate-limiting", "{ minute: 1, policy: cluster }", &["config.policy: \"cluster\" is"]),
     ("rate-limiting", "{ minute: 1, policy: redis }", &["config.policy: redis needs to be told where it is"]),
     ("rate-limiting", "{ minute: 1, redis: { host: a } }", &["config.redis: is there, but policy is local; write"]),
     (
