@@ -5,8 +5,8 @@ pub mod names;
 pub mod reason;
 pub mod published;
 pub mod lifecycle;
-pub mod fingerprint;
 mod clock;
+pub mod fingerprint;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus

@@ -9,7 +9,6 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -92,7 +91,7 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
-    plugin_decisions: IntCounterVec,
+    pub(super) plugin_decisions: IntCounterVec,
     pub(super) limiters: IntCounterVec,
     breakers: IntCounterVec,
     certificate_expiry: GaugeVec,
@@ -295,12 +294,6 @@ impl Metrics {
             let _ = self.endpoints.remove_label_values(&[service, state.as_str()]);
         }
         let _ = self.in_flight.remove_label_values(&[way, service]);
-    }
-
-    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
-    #[must_use]
-    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
     }
 
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
