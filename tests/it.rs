@@ -15,6 +15,8 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/gate_keys.rs"]
 mod gate_keys;
 #[path = "it/grpc.rs"]
