@@ -120,10 +120,10 @@ impl Redis {
         if let Some(manager) = &state.manager {
             return Ok(manager.clone());
         }
-        let limit = Some(self.settings.timeout);
         let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(limit)
-            .set_response_timeout(limit)
+            // Whoever asks bounds the time; a connection that is still being made then is given up a little later.
+            .set_response_timeout(None)
+            .set_connection_timeout(Some(self.settings.timeout + REST))
             // Every question that finds no connection tries anew.
             .set_number_of_retries(0);
         let manager = ConnectionManager::new_lazy_with_config(client(&self.settings)?, config)?;

@@ -5,8 +5,8 @@ pub mod names;
 pub mod reason;
 pub mod published;
 pub mod lifecycle;
-pub mod fingerprint;
 mod clock;
+pub mod fingerprint;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
@@ -25,6 +25,7 @@ mod identity;
 
 // edges: where others are, and the connections to them
 mod registry;
+mod stream;
 mod upstream;
 mod jwks;
 mod counters;

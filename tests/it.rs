@@ -15,8 +15,12 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/gate_keys.rs"]
 mod gate_keys;
+#[path = "it/grpc.rs"]
+mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
 #[path = "it/identity.rs"]
@@ -43,3 +47,9 @@ mod retries;
 mod subsets;
 #[path = "it/routes.rs"]
 mod routes;
+#[path = "it/tcp.rs"]
+mod tcp;
+#[path = "it/tunnels.rs"]
+mod tunnels;
+#[path = "it/websocket.rs"]
+mod websocket;

@@ -7,7 +7,7 @@ use super::plugins::Plugins;
 use super::upstreams::Upstreams;
 use super::watches::Watching;
 use super::{Failure, routes, settings};
-use crate::config::Config;
+use crate::config::{Config, Probe, Protocol};
 use crate::filter::{Chain, Context};
 use crate::identity;
 use crate::lifecycle::Lifecycle;
@@ -84,20 +84,24 @@ impl DataPath {
             mirrors: pools_life.part(),
         });
         let dialer = Dialer::new(identity.clone());
-        let pools = |idle: Duration| -> Vec<Pool> {
-            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
+        let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };
-        let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
         Ok(Self {
-            inbound_pools: pools(settings::APP_IDLE),
-            outbound_pools: pools(settings::MESH_IDLE),
+            inbound_pools: pools(settings::APP_IDLE, config.inbound.keeps_case),
+            outbound_pools: pools(settings::MESH_IDLE, config.outbound.keeps_case),
             security: settings::security(config.inbound.mtls, identity),
             inbound_settings: Arc::new(Published::new(settings::listen(
                 config.inbound.timeouts,
                 config.inbound.limits,
+                config.inbound.keeps_case,
             ))),
-            outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
+            outbound_settings: Arc::new(Published::new(settings::listen(
+                config.outbound.timeouts,
+                config.outbound.limits,
+                config.outbound.keeps_case,
+            ))),
             upstreams: Upstreams::new(watching, plugins, config)?,
             workers,
             metrics,
@@ -153,7 +157,7 @@ impl DataPath {
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone())),
+            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone(), self.inbound_life.clone())),
         };
         Listener {
             direction: Direction::Inbound,
@@ -169,12 +173,12 @@ impl DataPath {
 
     /// Accepts on the shared port (`None`) or on an upstream's own.
     pub(super) fn accept_outbound(&mut self, bound: Bound, upstream: Option<ServiceName>) {
+        let lifecycle = self.outbound_life.part();
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
+            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone(), lifecycle.clone())),
         };
-        let lifecycle = self.outbound_life.part();
         let listener = Listener {
             direction: Direction::Outbound,
             security: Security::Plain,
@@ -201,8 +205,16 @@ impl DataPath {
             (&before.rules, &self.upstreams.plugins.context),
         )?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
-        self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
-        self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
+        self.inbound_settings.store(settings::listen(
+            config.inbound.timeouts,
+            config.inbound.limits,
+            config.inbound.keeps_case,
+        ));
+        self.outbound_settings.store(settings::listen(
+            config.outbound.timeouts,
+            config.outbound.limits,
+            config.outbound.keeps_case,
+        ));
         self.access_log.store(log);
         Ok(())
     }
@@ -247,6 +259,7 @@ fn inbound_view(
         host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
+        tcp: config.service.protocol == Protocol::Tcp,
         connect_timeout: settings::APP_CONNECT,
         // No request hangs: an app that does not answer is given up when a connection would be called idle.
         timeout: Some(config.inbound.timeouts.idle),
@@ -264,6 +277,10 @@ fn inbound_view(
         app: Arc::new(route),
         app_host: config.service.address.clone(),
         app_port: config.service.port,
+        health: match &config.service.check.probe {
+            Probe::Http(path) => Some(path.split('?').next().unwrap_or_default().to_owned()),
+            Probe::Tcp | Probe::Grpc(_) | Probe::None => None,
+        },
         trusted: config.inbound.trusted_ips.clone(),
     })
 }

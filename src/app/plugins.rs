@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::upstreams::Watching;
+use super::watches::Watching;
 use crate::config::{Config, RouteAction};
 use crate::counters::Redises;
 use crate::filter::consumers::Consumers;
@@ -11,7 +11,7 @@ use crate::filter::rate_limiting::{Limiters, Policy};
 use crate::filter::{Context, Plugin, Settings};
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
-use crate::registry::{HealthWatch, MeshMode, follow};
+use crate::registry::{HealthWatch, MeshMode, Registry, Selection, WatchState, follow};
 use crate::service::Health;
 
 /// The plugins' part of a running sidecar.
@@ -53,14 +53,16 @@ impl Plugins {
     /// The last number holds while Consul is down.
     fn follow_fleet(&self, watching: &Watching) -> Lifecycle {
         let watch = watching.control.part();
-        let registry = Arc::new(HealthWatch::new(watching.client.clone(), self.service.clone(), MeshMode::Mesh));
+        let (client, all) = (watching.client.clone(), Selection::default());
+        let registry = Arc::new(HealthWatch::new(client, self.service.clone(), MeshMode::Mesh, all));
+        let state = Arc::new(WatchState::new(registry.describe()));
         let fleet = self.context.limiters.fleet();
         let sink = move |update: crate::registry::Update| {
             let healthy = update.listings.iter().filter(|listing| listing.health != Health::Critical).count();
             tracing::info!(instances = healthy, "limits of the fleet are divided anew");
             fleet.heard(healthy);
         };
-        let followed = follow(registry, watching.metrics.clone(), watching.snapshot.clone(), sink);
+        let followed = follow(registry, watching.metrics.clone(), watching.snapshot.clone(), state, sink);
         watch.spawn("watch-fleet", followed);
         watch
     }

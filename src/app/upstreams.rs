@@ -13,19 +13,19 @@ use super::routes::OwnServices;
 use super::watches::{Source, Watch, Watching, sources};
 use super::zone::Zone;
 use super::{Failure, settings};
-use crate::config::{Config, OutboundSettings, UpstreamSettings};
+use crate::config::{Config, OutboundSettings, Protocol, UpstreamSettings};
 use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::route::{Hedge, Route, RouteTable, Rule};
 use crate::service::Service;
-use crate::telemetry::{Direction, Flow, Metrics};
+use crate::telemetry::{Direction, Flow};
 
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
-    zone: Zone,
     pub(super) plugins: Plugins,
+    zone: Zone,
     pub(super) running: BTreeMap<ServiceName, Running>,
     pub(super) own: OwnServices,
     pub(super) rules: Vec<Arc<Rule>>,
@@ -63,15 +63,11 @@ impl Upstreams {
         Ok(upstreams)
     }
 
-    /// What the chains that `apply` builds have beside their settings.
-    pub(super) fn take_plugins(&mut self, config: &Config) {
-        self.plugins.reconfigure(config, &self.watching);
-    }
-
     /// Makes the running upstreams those of `config`. Services that stay keep their endpoints and what was learned of
     /// them; a watch is begun anew only where its source changed.
     pub(super) fn apply(&mut self, config: &Config) -> Result<(), Failure> {
         let outbound = &config.outbound;
+        self.plugins.reconfigure(config, &self.watching);
         self.zone.configure(config, &self.watching);
         let before = self.labels();
         let mut next = BTreeMap::new();
@@ -212,6 +208,7 @@ pub(super) fn route(
         host: http::HeaderValue::from_str(upstream.service.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(upstream.protocol),
+        tcp: upstream.protocol == Protocol::Tcp,
         connect_timeout: upstream.connect_timeout,
         timeout: upstream.timeout,
         body_idle: outbound.timeouts.body_idle,

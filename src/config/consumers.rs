@@ -66,7 +66,7 @@ const JWT: &[Key] = &[
 /// The consumers of the file, as far as they are right.
 pub(super) fn of(root: &Section<'_>) -> Vec<Consumer> {
     let mut seen = Seen::default();
-    root.items("consumers").iter().filter_map(|section| consumer(section, &mut seen)).collect()
+    root.items("consumers").iter().map(|section| consumer(section, &mut seen)).collect()
 }
 
 /// Where what must be unique was seen first.
@@ -80,7 +80,7 @@ struct Seen {
     issuers: HashMap<String, String>,
 }
 
-fn consumer(section: &Section<'_>, seen: &mut Seen) -> Option<Consumer> {
+fn consumer(section: &Section<'_>, seen: &mut Seen) -> Consumer {
     let text = |name: &str| section.take(name, values::visible);
     let (username, custom_id, id) = (text("username"), text("custom_id"), text("id"));
     if !section.has("username") && !section.has("custom_id") {
@@ -111,7 +111,7 @@ fn consumer(section: &Section<'_>, seen: &mut Seen) -> Option<Consumer> {
     let id = id.unwrap_or_else(|| id_of(name));
     let shared = |text: String| Arc::<str>::from(text);
     let (username, custom_id) = (username.map(shared), custom_id.map(shared));
-    Some(Consumer { id: id.into(), username, custom_id, groups, keys, passwords, jwt_secrets })
+    Consumer { id: id.into(), username, custom_id, groups, keys, passwords, jwt_secrets }
 }
 
 fn credential(section: &Section<'_>, consumer: &str, at: usize, seen: &mut Seen) -> Option<Credential> {

@@ -17,12 +17,15 @@ pub(super) fn of(section: &Section<'_>) -> Vec<Plugin> {
     section.layers("plugins").flat_map(|list| each(section, list, &scope)).collect()
 }
 
-/// The section's path, with its name in place of its number: rows that move in the file keep what they remember.
-fn scope(section: &Section<'_>) -> Arc<str> {
+/// The section's path, with its name in place of its number: rows that move in the file keep what they remember. An
+/// upstream's plugins are one whatever way leads there.
+pub(super) fn scope(section: &Section<'_>) -> Arc<str> {
+    if let Some(service) = section.take("service", values::text) {
+        return format!("outbound.upstreams[{service}]").into();
+    }
     let path = section.key_path("plugins");
     let path = path.trim_end_matches(".plugins");
-    let name = section.take("name", values::text).or_else(|| section.take("service", values::text));
-    match (path.rsplit_once('['), name) {
+    match (path.rsplit_once('['), section.take("name", values::text)) {
         (Some((list, _)), Some(name)) => format!("{list}[{name}]").into(),
         _ => path.into(),
     }

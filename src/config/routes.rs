@@ -170,7 +170,13 @@ impl<'a> Reader<'_, 'a> {
         if declared.is_none() && self.upstreams.iter().all(|known| known.service != *service) {
             self.upstreams.push(read(route, base, defaults.node())?);
         }
-        read(route, &over(route.node()?, base), defaults.node())
+        let mut upstream = read(route, &over(route.node()?, base), defaults.node())?;
+        // What stands at the route itself comes last.
+        let own = route.node()?.get("plugins").map_or(0, |entry| entry.node.items().len());
+        for plugin in upstream.plugins.iter_mut().rev().take(own) {
+            plugin.scope = plugins::scope(route);
+        }
+        Some(upstream)
     }
 }
 

@@ -26,13 +26,15 @@ fn plugin(settings: Settings) -> KeyAuth {
     KeyAuth::new(settings, &Arc::new(Consumers::new(&[consumer("alice", &[]), consumer("guest", &[])])))
 }
 
+type Headers = &'static [(&'static str, &'static str)];
+
 struct Ran {
     refused: Option<String>,
     head: request::Parts,
     stash: Extensions,
 }
 
-fn run_with(plugin: &KeyAuth, mut stash: Extensions, target: &str, headers: &[(&'static str, &str)]) -> Ran {
+fn run_with(plugin: &KeyAuth, mut stash: Extensions, target: &str, headers: Headers) -> Ran {
     let mut request = Request::builder().uri(target).body(()).unwrap();
     for (name, value) in headers {
         request.headers_mut().append(*name, value.parse().unwrap());
@@ -49,14 +51,14 @@ fn run_with(plugin: &KeyAuth, mut stash: Extensions, target: &str, headers: &[(&
     Ran { refused, head, stash }
 }
 
-fn run(plugin: &KeyAuth, target: &str, headers: &[(&'static str, &str)]) -> Ran {
+fn run(plugin: &KeyAuth, target: &str, headers: Headers) -> Ran {
     run_with(plugin, Extensions::new(), target, headers)
 }
 
 #[test]
 fn a_key_is_found_under_each_name_and_hidden() {
     let plugin = plugin(settings());
-    let cases: [(&str, &[(&'static str, &str)], &str); 8] = [
+    let cases: [(&str, Headers, &str); 8] = [
         ("/a?b=c", &[("apikey", "KEY-of-alice")], "/a?b=c"),
         ("/a", &[("x-api-key", "KEY-of-alice")], "/a"),
         ("/a?apikey=KEY-of-alice", &[], "/a"),
@@ -79,7 +81,7 @@ fn a_key_is_found_under_each_name_and_hidden() {
 #[test]
 fn what_is_no_single_good_key_is_refused() {
     let plugin = plugin(Settings { realm: Some("mesh".into()), ..settings() });
-    let cases: [(&str, &[(&'static str, &str)], &str); 8] = [
+    let cases: [(&str, Headers, &str); 8] = [
         ("/", &[], "no key"),
         ("/?apikey", &[], "no key"),
         ("/?apikey=", &[("apikey", "")], "no key"),

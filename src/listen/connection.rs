@@ -1,8 +1,9 @@
 //! What is known of an accepted connection: who is at the other end, and what it does now.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -40,6 +41,10 @@ pub struct Connection {
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
     closing: AtomicBool,
+    /// Its bytes are no longer HTTP.
+    tunnel: AtomicBool,
+    /// What waits for the last hold to end.
+    released: AtomicWaker,
     /// The task that serves it, to be woken when it should close.
     server: AtomicWaker,
 }
@@ -59,6 +64,8 @@ impl Connection {
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            tunnel: AtomicBool::new(false),
+            released: AtomicWaker::new(),
             server: AtomicWaker::new(),
         }
     }
@@ -71,6 +78,26 @@ impl Connection {
     /// True once the connection should end after the requests that it has: answers then say `connection: close`.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the connection busy for a tunnel that outlives its answer.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.tunnel.store(true, Ordering::Relaxed);
+        self.request_began();
+        Hold(self.clone())
+    }
+
+    pub(super) fn has_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when no request and no tunnel is left.
+    pub(super) async fn released(&self) {
+        std::future::poll_fn(|cx| {
+            self.released.register(cx.waker());
+            if self.is_busy() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     pub(super) fn begin_close(&self) {
@@ -122,6 +149,16 @@ impl Connection {
 
     fn millis(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
+    }
+}
+
+/// A tunnel on a connection, counted as a request until this is dropped.
+pub struct Hold(Arc<Connection>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.request_ended();
+        self.0.released.wake();
     }
 }
 

@@ -77,7 +77,8 @@ pub(super) fn reworded(
             }
             if let Some(message) = &wording.message {
                 let quoted = serde_json::Value::from(message.as_ref()).to_string();
-                *response.body_mut() = body(reason.code(), quoted.trim_matches('"'), request_id);
+                // Without the quotes around it, which `body` writes.
+                *response.body_mut() = body(reason.code(), &quoted[1..quoted.len() - 1], request_id);
             }
         }
         Dialect::Grpc => {

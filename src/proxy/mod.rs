@@ -3,18 +3,23 @@
 mod allowance;
 mod answer;
 mod body;
+mod copy;
 mod exchange;
 mod gather;
 mod headers;
 mod hedge;
 mod inbound;
 mod mirror;
+mod opening;
 mod outbound;
 mod passage;
 mod replay;
 #[cfg(test)]
 mod simulation;
+mod tcp;
 mod tries;
+mod tunnel;
+mod upgrade;
 mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};

@@ -9,7 +9,6 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -92,7 +91,7 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
-    plugin_decisions: IntCounterVec,
+    pub(super) plugin_decisions: IntCounterVec,
     pub(super) limiters: IntCounterVec,
     breakers: IntCounterVec,
     jwks_fetches: IntCounterVec,
@@ -117,7 +116,7 @@ impl Metrics {
             requests: counters(
                 &registry,
                 "outrigger_requests_total",
-                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty).",
+                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty). A connection of a service with `protocol: tcp` is one request of class `tcp`; its reason says how it ended early.",
                 &["direction", "service", "status_class", "reason"],
             ),
             duration: keep(
@@ -315,18 +314,6 @@ impl Metrics {
         let _ = self.in_flight.remove_label_values(&[way, service]);
     }
 
-    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
-    #[must_use]
-    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
-    }
-
-    /// The handles of one issuer of tokens, as configured; resolve once, keep.
-    #[must_use]
-    pub fn jwks(&self, issuer: &str) -> JwksCounts {
-        JwksCounts::new(issuer, &self.jwks_last_answer, |o| self.jwks_fetches.with_label_values(&[issuer, o]))
-    }
-
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -458,6 +445,12 @@ impl Flow {
                 self.requests.with_label_values(&[self.direction.as_str(), &self.service, class, reason.code()])
             })
             .inc();
+    }
+
+    /// Counts an ended connection that was no HTTP: its class is `tcp`, however it ended.
+    pub fn connection_ended(&self, reason: Option<Reason>) {
+        let reason = reason.map_or("", Reason::code);
+        self.requests.with_label_values(&[self.direction.as_str(), &self.service, "tcp", reason]).inc();
     }
 
     pub fn attempt(&self, outcome: TryOutcome) {

@@ -115,7 +115,7 @@ fn who_shows_no_good_key_is_told_how_to_be_identified_and_the_app_sees_nothing()
         assert!(answer.json()["message"].as_str().unwrap().starts_with(message), "{answer:?}");
         let line = gate.users.access_of(&id);
         assert_eq!((&line["status"], &line["reason"]), (&json!(401), &json!("not_identified")));
-        assert_eq!(line["detail"], format!("key-auth: refused as not_identified: {detail}"));
+        assert_eq!(line["detail"], format!("key-auth: refuse not_identified: {detail}"));
     }
     assert_eq!(gate.app.seen("/echo"), 0);
     gate.users.wait_for_metric(
@@ -195,7 +195,7 @@ fn a_shadow_counts_and_lets_pass_as_it_came() {
     assert_eq!(header(&answer, "apikey"), ["wrong"]);
     assert!(header(&answer, "x-consumer-username").is_empty());
     let line = gate.users.access_of(&id);
-    assert_eq!(line["detail"], "key-auth: would have refused as not_identified: unknown key");
+    assert_eq!(line["detail"], "key-auth: would refuse not_identified: unknown key");
     gate.users.wait_for_metric(
         "outrigger_plugin_decisions_total",
         &[("plugin", "key-auth"), ("decision", "would_refuse")],

@@ -1,6 +1,5 @@
 //! rate-limiting: real requests, in this process, by a fleet, and in a real Redis, with Redis going away and coming back.
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -14,6 +13,7 @@ use crate::support::pair::sidecar;
 use crate::support::redis::Redis;
 use crate::support::{Answer, App, Ask, SOON, Sidecar, eventually};
 
+#[expect(clippy::needless_pass_by_value, reason = "`json!(…)` as an argument reads better than `&json!(…)`")]
 fn limit(config: Value) -> Value {
     json!([{ "name": "rate-limiting", "config": config }])
 }
@@ -93,7 +93,7 @@ fn callers_are_told_their_limits_on_every_answer() {
     assert_eq!(number(&refused, "Retry-After"), number(&refused, "RateLimit-Reset"));
     let line = gate.users.access_of(&id);
     assert_eq!((&line["status"], &line["reason"]), (&json!(429), &json!("rate_limited")));
-    assert_eq!(line["detail"], "rate-limiting: refused as rate_limited: 2 a hour by ip");
+    assert_eq!(line["detail"], "rate-limiting: refuse rate_limited: 2 a hour by ip");
     let grpc = get().header("content-type", "application/grpc");
     assert_eq!(gate.send(&grpc).header("grpc-status"), "8");
 }
@@ -115,18 +115,15 @@ fn status_words_and_silence_are_the_configurations() {
 #[test]
 fn a_second_ends_and_the_next_one_begins() {
     let gate = Gate::with(limit(json!({ "second": 1, "limit_by": "ip" })));
-    let mut by_second: BTreeMap<u64, usize> = BTreeMap::new();
-    let start = Instant::now();
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let (start, first) = (Instant::now(), second());
+    let mut passed = 0;
     while start.elapsed() < Duration::from_millis(3200) {
-        let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let before = second();
-        let answer = gate.send(&get());
-        // Only where the whole request lay in one second it is known which one counted it.
-        if answer.status == 200 && before == second() {
-            *by_second.entry(before).or_default() += 1;
-        }
+        passed += u64::from(gate.send(&get()).status == 200);
     }
-    assert!(by_second.values().all(|passed| *passed == 1) && by_second.len() >= 2, "{by_second:?}");
+    // One for each second that was touched; the last one may have begun just now.
+    let touched = second() - first + 1;
+    assert!((touched - 1..=touched).contains(&passed), "{passed} in {touched} seconds");
 }
 
 #[test]
@@ -176,6 +173,7 @@ fn a_reload_keeps_what_was_used() {
 }
 
 /// `users` and a second instance of it, counting in one Redis.
+#[expect(clippy::needless_pass_by_value, reason = "as above")]
 fn on_redis(redis: &Redis, more: Value) -> (Gate, Sidecar, App) {
     let mut config = json!({ "hour": 50, "day": 60, "limit_by": "ip", "policy": "redis", "redis": redis.settings() });
     for (key, value) in more.as_object().into_iter().flatten() {
@@ -258,7 +256,7 @@ fn where_it_is_told_so_nobody_passes_without_redis() {
     refused.assert_reason(503, "overloaded");
     assert_eq!(refused.header("retry-after"), "1");
     let line = gate.users.access_of(&id);
-    assert!(line["detail"].as_str().unwrap().starts_with("rate-limiting: refused as overloaded: redis: "), "{line}");
+    assert!(line["detail"].as_str().unwrap().starts_with("rate-limiting: refuse overloaded: redis: "), "{line}");
     gate.users.wait_for_metric("outrigger_rate_limit_events_total", &[("event", "store_failed_refused")], 1.0);
     redis.restart();
     eventually(SOON, "it counts again", || (gate.send(&get()).status == 200).then_some(()));
@@ -337,12 +335,10 @@ fn a_fleet_shares_the_limit_by_its_healthy_instances() {
         let statuses: Vec<u16> = (0..7).map(|_| get().header("x-who", "same").send(sidecar.inbound()).status).collect();
         assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429]);
     }
-    // The last number holds while the registry is down.
     app.set_healthy(false);
     eventually(SOON, "an unhealthy instance has no share", || (share(&gate.users) == 10).then_some(()));
     app.set_healthy(true);
     eventually(SOON, "and a healthy one has", || (share(&gate.users) == 5).then_some(()));
     gate.registry.kill();
-    gate.users.wait_for_metric("outrigger_heartbeats_total", &[("outcome", "failed")], 1.0);
-    assert_eq!(share(&gate.users), 5);
+    crate::support::throughout(Duration::from_secs(2), "the last number holds", || share(&gate.users) == 5);
 }

@@ -9,6 +9,7 @@ use super::problems::Place;
 use super::tree::{Node, parse_default};
 use super::*;
 
+mod gate;
 mod mistakes;
 mod routes;
 

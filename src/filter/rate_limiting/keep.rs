@@ -18,9 +18,15 @@ pub struct Limiters {
     service: Arc<str>,
     stores: Arc<dyn Stores>,
     fleet: Arc<Fleet>,
-    /// Counters in use, by the scope that they belong to and by what is counted in them. What no chain uses any more is
-    /// dropped at the next build.
-    counters: Mutex<Vec<(Arc<str>, Counted, Weak<Counters>)>>,
+    /// Counters in use. What no chain uses any more is dropped at the next build.
+    counters: Mutex<Vec<Kept>>,
+}
+
+/// Counters, by the scope that they belong to and by what is counted in them.
+struct Kept {
+    scope: Arc<str>,
+    counted: Counted,
+    counters: Weak<Counters>,
 }
 
 /// What two limiters must have in common to go on with each other's counters. A limit may change: what was used stays used.
@@ -109,13 +115,13 @@ impl Limiters {
             fleet: settings.policy == Policy::Fleet,
         };
         let mut kept = self.counters.lock();
-        kept.retain(|(.., counters)| counters.strong_count() > 0);
-        let same = kept.iter().find(|(of, what, _)| **of == *scope && *what == counted);
-        if let Some(counters) = same.and_then(|(.., counters)| counters.upgrade()) {
+        kept.retain(|one| one.counters.strong_count() > 0);
+        let same = kept.iter().find(|one| *one.scope == *scope && one.counted == counted);
+        if let Some(counters) = same.and_then(|one| one.counters.upgrade()) {
             return counters;
         }
         let counters = Arc::new(Counters::new(counted.units.len()));
-        kept.push((scope.into(), counted, Arc::downgrade(&counters)));
+        kept.push(Kept { scope: scope.into(), counted, counters: Arc::downgrade(&counters) });
         counters
     }
 }
