@@ -26,7 +26,8 @@ impl Plugins {
     pub(super) fn new(config: &Config, watching: &Watching) -> Self {
         let limiters = Arc::new(Limiters::new(config.service.name.as_str(), Arc::new(Redises::default())));
         let context = Context::new(watching.metrics.clone(), limiters);
-        let keys = crate::jwks::follow(context.jwt.sources.clone(), watching.control.clone(), watching.metrics.clone());
+        let sources = context.jwt.sources.clone();
+        let keys = crate::jwks::follow(sources, watching.control.clone(), watching.metrics.clone());
         watching.control.spawn("jwks-sources", keys);
         let mut plugins = Self { context, service: config.service.name.clone(), fleet: None };
         plugins.reconfigure(config, watching);

@@ -14,6 +14,7 @@ use super::section::Section;
 use super::shape::{Key, Leaf, Shape};
 use super::values;
 use crate::filter::consumers::{Consumer, Credential, JwtAlgorithm, JwtMaterial, JwtSecret};
+use crate::filter::jwt::Key as PublicKey;
 use crate::fingerprint::Fingerprint;
 
 const TEXT: Shape = Shape::Leaf(Leaf::Visible);
@@ -165,8 +166,11 @@ fn jwt_secret(section: &Section<'_>, seen: &mut Seen) -> Option<JwtSecret> {
             missing("rsa_public_key", "secret");
         }
         let public = public?;
-        if !public.contains("-----BEGIN PUBLIC KEY-----") && !public.contains("-----BEGIN RSA PUBLIC KEY-----") {
-            let fault = Fault::new("is no public key in PEM", "paste it from `-----BEGIN PUBLIC KEY-----` to its end");
+        if let Err(cause) = PublicKey::from_pem(&public, algorithm) {
+            let fault = Fault::new(
+                format!("cannot be used for {}: {cause}", algorithm.as_str()),
+                "paste it from `-----BEGIN PUBLIC KEY-----` to its end",
+            );
             section.mistake("rsa_public_key", fault);
         }
         JwtMaterial::PublicKey(public)

@@ -7,6 +7,8 @@ mod consumers;
 mod environment;
 mod gate;
 mod gate_keys;
+mod jwt;
+mod jwt_keys;
 mod keys;
 mod load;
 mod overrides;

@@ -7,7 +7,7 @@ use http::{HeaderName, StatusCode};
 use super::problems::Fault;
 use super::section::Section;
 use super::tree::{Node, Scalar};
-use super::{check, gate, route_shapes, values};
+use super::{check, gate, jwt, route_shapes, values};
 use crate::filter::fault::{Abort, Delay, Settings as FaultSettings, Share};
 use crate::filter::{Mode, Plugin, Settings};
 
@@ -47,6 +47,7 @@ fn plugin(section: &Section<'_>, scope: &Arc<str>) -> Option<Plugin> {
         "acl" => Settings::Acl(gate::acl(section, &config)?),
         "basic-auth" => Settings::BasicAuth(gate::basic_auth(&config)?),
         "fault" => Settings::Fault(fault(section, &config)?),
+        "jwt" => jwt::jwt(&config)?,
         "key-auth" => Settings::KeyAuth(gate::key_auth(&config)?),
         "rate-limiting" => Settings::RateLimiting(Box::new(gate::rate_limiting(section, &config)?)),
         _ => return None,

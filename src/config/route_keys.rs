@@ -1,6 +1,7 @@
 //! The sections below a route in the table of keys, and the keys of each plugin.
 
 use super::gate_keys::{ACL, BASIC_AUTH, KEY_AUTH, RATE_LIMITING};
+use super::jwt_keys::JWT;
 use super::shape::{Key, Leaf, Shape};
 
 const TEXT: Shape = Shape::Leaf(Leaf::Text);
@@ -92,6 +93,14 @@ pub(super) const PLUGINS: &[(&str, &[Key])] = &[
     ("acl", plugin!("acl", ACL, "Which groups of `consumers` may call; behind a plugin that identifies them.")),
     ("basic-auth", plugin!("basic-auth", BASIC_AUTH, "Name and password of one of `consumers`.")),
     ("fault", FAULT),
+    (
+        "jwt",
+        plugin!(
+            "jwt",
+            JWT,
+            "Tokens of issuers, each checked with its issuer's keys; or, without `issuer` and `providers`, Kong's form: tokens of `consumers` by their `jwt_secrets`."
+        ),
+    ),
     ("key-auth", plugin!("key-auth", KEY_AUTH, "A key of one of `consumers`.")),
     ("rate-limiting", plugin!("rate-limiting", RATE_LIMITING, "So many requests of a caller in a time.")),
 ];
@@ -104,13 +113,12 @@ pub(super) const ANY_PLUGIN: &[Key] = &[
 ];
 
 const NAME: Leaf = Leaf::Choice {
-    values: &["acl", "basic-auth", "fault", "key-auth", "rate-limiting"],
+    values: &["acl", "basic-auth", "fault", "jwt", "key-auth", "rate-limiting"],
     later: &[
         "bot-detection",
         "correlation-id",
         "cors",
         "ip-restriction",
-        "jwt",
         "request-size-limiting",
         "request-termination",
         "request-transformer",

@@ -2,6 +2,8 @@
 
 use prometheus::{GaugeVec, IntCounter};
 
+use super::Metrics;
+
 /// How a fetch of an issuer's keys ended: label values of `outrigger_jwks_fetches_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JwksOutcome {
@@ -23,6 +25,16 @@ impl JwksOutcome {
     }
 }
 
+impl Metrics {
+    /// The handles of one issuer of tokens, as configured; resolve once, keep.
+    #[must_use]
+    pub fn jwks(&self, issuer: &str) -> JwksCounts {
+        let of = |outcome: JwksOutcome| self.jwks_fetches.with_label_values(&[issuer, outcome.as_str()]);
+        let last_answer = self.jwks_last_answer.clone();
+        JwksCounts { fetches: JwksOutcome::ALL.map(of), last_answer, issuer: issuer.into() }
+    }
+}
+
 /// The handles of one issuer's keys.
 pub struct JwksCounts {
     fetches: [IntCounter; JwksOutcome::ALL.len()],
@@ -31,11 +43,6 @@ pub struct JwksCounts {
 }
 
 impl JwksCounts {
-    pub(super) fn new(issuer: &str, last_answer: &GaugeVec, resolve: impl Fn(&str) -> IntCounter) -> Self {
-        let fetches = JwksOutcome::ALL.map(|outcome| resolve(outcome.as_str()));
-        Self { fetches, last_answer: last_answer.clone(), issuer: issuer.into() }
-    }
-
     /// `seconds` since 1970.
     pub fn answered(&self, outcome: JwksOutcome, seconds: f64) {
         self.fetches[outcome as usize].inc();

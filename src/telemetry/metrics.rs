@@ -24,6 +24,11 @@ macro_rules! labels {
                 match self { $(Self::$variant => $text),+ }
             }
         }
+        impl LabelText for $name {
+            fn text(self) -> &'static str {
+                self.as_str()
+            }
+        }
     };
 }
 
@@ -94,8 +99,8 @@ pub struct Metrics {
     pub(super) plugin_decisions: IntCounterVec,
     pub(super) limiters: IntCounterVec,
     breakers: IntCounterVec,
-    jwks_fetches: IntCounterVec,
-    jwks_last_answer: GaugeVec,
+    pub(super) jwks_fetches: IntCounterVec,
+    pub(super) jwks_last_answer: GaugeVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -196,25 +201,17 @@ impl Metrics {
                 "Fetches of token issuers' key sets by outcome.",
                 &["issuer", "outcome"],
             ),
-            jwks_last_answer: keep(
+            jwks_last_answer: seconds(
                 &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_jwks_last_answer_timestamp_seconds",
-                        "When the key set of each token issuer was last read well, in seconds since 1970.",
-                    ),
-                    &["issuer"],
-                ),
+                "outrigger_jwks_last_answer_timestamp_seconds",
+                "When the key set of each token issuer was last read well, in seconds since 1970.",
+                "issuer",
             ),
-            certificate_expiry: keep(
+            certificate_expiry: seconds(
                 &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_certificate_expiry_timestamp_seconds",
-                        "End of our leaf, and of the first root to end, in seconds since 1970.",
-                    ),
-                    &["kind"],
-                ),
+                "outrigger_certificate_expiry_timestamp_seconds",
+                "End of our leaf, and of the first root to end, in seconds since 1970.",
+                "kind",
             ),
             consul_requests: counters(
                 &registry,
@@ -222,15 +219,11 @@ impl Metrics {
                 "Calls to Consul by endpoint and outcome.",
                 &["endpoint", "outcome"],
             ),
-            consul_last_answer: keep(
+            consul_last_answer: seconds(
                 &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_consul_last_answer_timestamp_seconds",
-                        "When each watch last had a good answer, in seconds since 1970.",
-                    ),
-                    &["watch"],
-                ),
+                "outrigger_consul_last_answer_timestamp_seconds",
+                "When each watch last had a good answer, in seconds since 1970.",
+                "watch",
             ),
             heartbeats: counters(
                 &registry,
@@ -483,30 +476,17 @@ trait LabelText {
     fn text(self) -> &'static str;
 }
 
-impl LabelText for TryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for BreakerChange {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for RetryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     keep(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     keep(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// Times.
+fn seconds(registry: &Registry, name: &str, help: &str, label: &str) -> GaugeVec {
+    keep(registry, GaugeVec::new(Opts::new(name, help), &[label]))
 }
 
 fn keep<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {

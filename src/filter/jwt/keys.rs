@@ -4,6 +4,9 @@ use std::fmt::{Debug, Formatter};
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
 use serde_json::{Map, Value};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::jose;
 pub use crate::filter::consumers::JwtAlgorithm as Algorithm;
@@ -73,19 +76,28 @@ impl Key {
     /// # Errors
     /// When it is no public key of the algorithm's kind.
     pub fn from_pem(pem: &str, algorithm: Algorithm) -> Result<Self, &'static str> {
-        use rustls::pki_types::SubjectPublicKeyInfoDer;
-        use rustls::pki_types::pem::PemObject;
-        use x509_parser::prelude::FromDer;
-        use x509_parser::public_key::PublicKey;
-        use x509_parser::x509::SubjectPublicKeyInfo;
         let verification = algorithm.verification().ok_or("the algorithm has no public key")?;
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).map_err(|_| "no PEM of a public key")?;
-        let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| "no public key")?;
-        match info.parsed() {
-            Ok(PublicKey::RSA(rsa)) => check_rsa(trim(rsa.modulus), trim(rsa.exponent))?,
-            Ok(_) | Err(_) => {}
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| "no PEM")?;
+        let der = pem.contents.as_slice();
+        let rsa = match pem.label.as_str() {
+            "PUBLIC KEY" => {
+                let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|_| "no public key")?;
+                match info.parsed() {
+                    Ok(PublicKey::RSA(rsa)) => Some((trim(rsa.modulus).to_vec(), trim(rsa.exponent).to_vec())),
+                    Ok(_) | Err(_) => None,
+                }
+            }
+            // PKCS #1.
+            "RSA PUBLIC KEY" => {
+                let (_, rsa) = RSAPublicKey::from_der(der).map_err(|_| "no RSA public key")?;
+                Some((trim(rsa.modulus).to_vec(), trim(rsa.exponent).to_vec()))
+            }
+            _ => return Err("no PEM of a public key"),
+        };
+        if let Some((n, e)) = rsa {
+            check_rsa(&n, &e)?;
         }
-        let key = ParsedPublicKey::new(verification, &*der).map_err(|_| "the key does not fit the algorithm")?;
+        let key = ParsedPublicKey::new(verification, der).map_err(|_| "the key does not fit the algorithm")?;
         Ok(Self { kid: None, verifiers: vec![(algorithm, key)] })
     }
 

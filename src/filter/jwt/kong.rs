@@ -79,6 +79,9 @@ enum Refusal {
 impl Filter for KongJwt {
     fn request(&self, call: &mut Call<'_>) -> Decision {
         if !self.settings.run_on_preflight && call.head.method == Method::OPTIONS {
+            if !Identified::is_proven(call.stash) {
+                drop_claims(&mut call.head.headers);
+            }
             return Decision::PASS;
         }
         // One of several plugins with `anonymous` is enough; another one identified the caller.
@@ -197,7 +200,7 @@ impl KongJwt {
 
     fn refuse(&self, refusal: &Refusal) -> Decision {
         let mut challenge = match &self.settings.realm {
-            Some(realm) => format!("Bearer realm=\"{realm}\""),
+            Some(realm) => format!("Bearer realm=\"{}\"", realm.replace('\\', "\\\\").replace('"', "\\\"")),
             None => "Bearer".to_owned(),
         };
         let detail = match refusal {

@@ -49,7 +49,7 @@ impl Bench {
 
     fn run(&self, head: &mut request::Parts) -> Outcome {
         let mut stash = Extensions::new();
-        let caller = Caller { address: Ipv4Addr::LOCALHOST.into(), identity: None };
+        let caller = Caller::at(Ipv4Addr::LOCALHOST);
         let (now, wall) = (self.now, self.wall);
         let decision = self.filter.request(&mut Call { head, caller, stash: &mut stash, now, wall, entropy: 0 });
         match decision.end.map(|end| *end) {
