@@ -27,6 +27,8 @@ mod headers;
 mod identity;
 #[path = "it/interop.rs"]
 mod interop;
+#[path = "it/jwt.rs"]
+mod jwt;
 #[path = "it/kit.rs"]
 mod kit;
 #[path = "it/limits.rs"]

@@ -23,7 +23,9 @@ fn consumers_are_read_as_kong_writes_them() {
          keyauth_credentials: [{{ key: k1 }}, {{ key: k2, id: spare }}]\n  \
          basicauth_credentials: [{{ username: al, password: \"p:w\" }}]\n  \
          jwt_secrets:\n  - {{ key: iss-1, secret: shared }}\n  - key: iss-2\n    algorithm: ES256\n    rsa_public_key: |\n      \
-         -----BEGIN PUBLIC KEY-----\n      x\n      -----END PUBLIC KEY-----\n- custom_id: only\n"
+         -----BEGIN PUBLIC KEY-----\n      \
+         MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE6wDOQUto527qDvNgTkqNG+7VMTVX\n      \
+         jjjLl1Ep/uaxPaPjc+bSz03vVg6GgZjrsXu3G987f8rs+q26VQH2DxVvgQ==\n      -----END PUBLIC KEY-----\n- custom_id: only\n"
     );
     let config = load(&text).unwrap();
     let [alice, only] = config.consumers.as_slice() else { panic!("two consumers") };
@@ -124,7 +126,7 @@ const CONSUMERS: &[(&str, &[&str])] = &[
             "consumers[0].jwt_secrets[0].secret: HS256 needs it; add secret",
             "consumers[0].jwt_secrets[1].algorithm: \"none\" is",
             "consumers[0].jwt_secrets[2].secret: RS256 is not verified with it; write rsa_public_key",
-            "consumers[0].jwt_secrets[3].rsa_public_key: is no public key in PEM",
+            "consumers[0].jwt_secrets[3].rsa_public_key: cannot be used for RS256: no PEM",
             "consumers[0].jwt_secrets[4].key: is the same as consumers[0].jwt_secrets[0].key",
         ],
     ),

@@ -178,8 +178,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["4:34: outbound.routes[0].plugins[0].name: \"falt\" is not known here; did you mean fault?"],
     ),
     (
-        "{ to: a, plugins: [{ name: jwt, config: { x: 1 } }] }",
-        &["4:34: outbound.routes[0].plugins[0].name: not supported yet: jwt"],
+        "{ to: a, plugins: [{ name: cors, config: { x: 1 } }] }",
+        &["4:34: outbound.routes[0].plugins[0].name: not supported yet: cors"],
     ),
     (
         "{ to: a, plugins: [{ name: fault, config: { dely: {}, abort: { status: 5 } }, mode: dry }] }",
