@@ -259,5 +259,62 @@ const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
-#[path = "jwks_tests.rs"]
-mod tests;
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::filter::jwt::{Algorithm, Source};
+
+    const SET: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    fn keeper(metrics: &Metrics) -> Keeper {
+        let source = Arc::new(KeySource::new(Source {
+            issuer: "id.test".into(),
+            location: Location::File("keys".into()),
+            algorithms: vec![Algorithm::EdDsa],
+            refresh: Duration::from_secs(300),
+            stale_for: Duration::from_secs(3600),
+        }));
+        Keeper { counts: metrics.jwks("id.test"), source, seen: None, trouble: None, backoff: FIRST }
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time_and_take_no_keys_away() {
+        let metrics = Metrics::new();
+        let mut keeper = keeper(&metrics);
+        assert_eq!(keeper.take(Ok(SET.into())), None);
+        for at in 0..20_u32 {
+            let read = if at.is_multiple_of(2) { Ok(b"<html>".to_vec()) } else { Err(Failure::TooLarge) };
+            let pause = keeper.take(read).expect("a pause");
+            let full = (FIRST * 2_u32.pow(at.min(10))).min(LONGEST);
+            assert!(pause >= full / 2 && pause <= full, "{at}: {pause:?}");
+            assert!(keeper.source.has_keys());
+        }
+        assert_eq!(keeper.take(Ok(SET.into())), None);
+        assert!(keeper.take(Ok(Vec::new())).expect("a pause") <= FIRST);
+        let page = String::from_utf8(metrics.render()).unwrap();
+        for (outcome, count) in [("changed", 1), ("unchanged", 1), ("failed", 21)] {
+            let line = format!("outrigger_jwks_fetches_total{{issuer=\"id.test\",outcome=\"{outcome}\"}} {count}\n");
+            assert!(page.contains(&line), "{page}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_read_up_to_a_mebibyte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        std::fs::write(&path, vec![b' '; BODY]).unwrap();
+        assert_eq!(read_file(&path).await.unwrap().len(), BODY);
+        std::fs::write(&path, vec![b' '; BODY + 1]).unwrap();
+        assert!(matches!(read_file(&path).await, Err(Failure::TooLarge)));
+        assert!(matches!(read_file(&dir.path().join("none")).await, Err(Failure::File { .. })));
+    }
+
+    #[test]
+    fn roots_without_a_certificate_are_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, json!({}).to_string()).unwrap();
+        assert!(tls(true, Some(&path)).is_err() && tls(false, Some(&path)).is_ok());
+    }
+}

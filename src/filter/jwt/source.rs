@@ -7,7 +7,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::keys::{Algorithm, KeySet};
 use crate::published::Published;
@@ -54,11 +53,12 @@ pub struct KeySource {
     keys: Published<Option<Keys>>,
     /// A request met an unknown key since the task looked last.
     wanted: AtomicBool,
-    wake: Notify,
+    wake: Published<()>,
 }
 
 impl KeySource {
-    fn new(settings: Source) -> Self {
+    #[must_use]
+    pub fn new(settings: Source) -> Self {
         let keys = match &settings.location {
             // The settings were checked with the same reader.
             Location::Inline(text) => KeySet::parse(text.as_bytes(), &settings.algorithms).ok().map(|set| Keys {
@@ -68,7 +68,7 @@ impl KeySource {
             }),
             Location::Uri { .. } | Location::File(_) => None,
         };
-        Self { settings, keys: Published::new(keys), wanted: AtomicBool::new(false), wake: Notify::new() }
+        Self { settings, keys: Published::new(keys), wanted: AtomicBool::new(false), wake: Published::new(()) }
     }
 
     /// The keys if they are good at `now`, else `None`: none were ever seen, or not for longer than `stale_for`.
@@ -80,15 +80,20 @@ impl KeySource {
     /// Tells the task that a token names a key that the set does not have. Never waits; asking again before the task
     /// woke costs a load.
     pub(super) fn want(&self) {
-        if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::Relaxed) {
-            self.wake.notify_one();
+        if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::AcqRel) {
+            self.wake.store(());
         }
     }
 
     /// Resolves when a request wanted an unknown key since the last time. Cancel safe.
     pub async fn wanted(&self) {
-        self.wake.notified().await;
-        self.wanted.store(false, Ordering::Relaxed);
+        let mut woken = self.wake.versions();
+        // Looked at after the subscription: what is wanted in between wakes, too.
+        while !self.wanted.swap(false, Ordering::AcqRel) {
+            if woken.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// A fetch at `now` brought `set`; the same as before where `None`.
@@ -125,7 +130,7 @@ pub struct KeySources {
     open: Mutex<Vec<Weak<KeySource>>>,
     /// Sources that no task follows yet.
     fresh: Mutex<Vec<Weak<KeySource>>>,
-    news: Notify,
+    news: Published<()>,
 }
 
 impl KeySources {
@@ -139,7 +144,7 @@ impl KeySources {
         open.push(Arc::downgrade(&source));
         if !matches!(settings.location, Location::Inline(_)) {
             self.fresh.lock().push(Arc::downgrade(&source));
-            self.news.notify_one();
+            self.news.store(());
         }
         source
     }
@@ -157,12 +162,14 @@ impl KeySources {
 
     /// The next source whose keys are to be fetched. For one caller; cancel safe.
     pub async fn next(&self) -> Weak<KeySource> {
+        let mut news = self.news.versions();
         loop {
             let fresh = self.fresh.lock().pop();
-            match fresh {
-                Some(source) => return source,
-                None => self.news.notified().await,
+            if let Some(source) = fresh {
+                return source;
             }
+            // The sender is ours: it does not end while we wait.
+            let _ = news.changed().await;
         }
     }
 }
