@@ -127,5 +127,108 @@ fn keys(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, keys);
+/// An issuer with one key of each kind, and tokens by it.
+mod issuer {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    pub const NAME: &str = "https://id.example/realms/shop";
+
+    pub struct Issuer {
+        rsa: RsaKeyPair,
+        ec: EcdsaKeyPair,
+    }
+
+    fn encode(bytes: impl AsRef<[u8]>) -> String {
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    impl Issuer {
+        pub fn new() -> Self {
+            let rsa = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
+            Self { rsa, ec: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key") }
+        }
+
+        pub fn jwks(&self) -> String {
+            let rsa = self.rsa.public_key();
+            let n = encode(rsa.modulus().big_endian_without_leading_zero());
+            let e = encode(rsa.exponent().big_endian_without_leading_zero());
+            let (x, y) = self.ec.public_key().as_ref()[1..].split_at(32);
+            let (x, y) = (encode(x), encode(y));
+            format!(
+                r#"{{"keys":[{{"kty":"RSA","kid":"r","alg":"RS256","n":"{n}","e":"{e}"}},{{"kty":"EC","kid":"e","crv":"P-256","x":"{x}","y":"{y}"}}]}}"#
+            )
+        }
+
+        /// `jti` makes it another token.
+        pub fn token(&self, algorithm: &str, jti: u64) -> String {
+            let kid = if algorithm == "RS256" { "r" } else { "e" };
+            let header = encode(format!(r#"{{"alg":"{algorithm}","typ":"JWT","kid":"{kid}"}}"#));
+            let claims = encode(format!(
+                r#"{{"iss":"{NAME}","sub":"5f0c8e6a-0d0f-4a52-9a57-5a3b6b0a1f11","aud":["users","account"],"iat":1700000000,"exp":4000000000,"jti":"{jti}","scope":"openid profile email read","realm_access":{{"roles":["offline_access","default-roles-shop"]}},"name":"Alice Example","email":"alice@example.org","email_verified":true}}"#
+            ));
+            let signed = format!("{header}.{claims}");
+            let random = SystemRandom::new();
+            let signature = if algorithm == "RS256" {
+                let mut signature = vec![0; self.rsa.public_modulus_len()];
+                self.rsa.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).expect("a signature");
+                signature
+            } else {
+                self.ec.sign(&random, signed.as_bytes()).expect("a signature").as_ref().to_vec()
+            };
+            format!("{signed}.{}", encode(signature))
+        }
+    }
+}
+
+fn tokens(c: &mut Criterion) {
+    use outrigger::filter::jwt::{Algorithm, Location, Place, Provider, Required, Settings as Jwt, Source, Test};
+    let issuer = issuer::Issuer::new();
+    let provider = Provider {
+        source: Source {
+            issuer: issuer::NAME.into(),
+            location: Location::Inline(issuer.jwks()),
+            algorithms: vec![Algorithm::Rs256, Algorithm::Es256],
+            refresh: Duration::from_secs(300),
+            stale_for: Duration::from_secs(3600),
+        },
+        audiences: vec!["users".into()],
+        places: vec![Place::Header(http::header::AUTHORIZATION)],
+        hide_credentials: false,
+        claims: vec![Required { claim: "scope".into(), test: Test::Contains(vec!["read".into()]) }],
+        forward_claims: vec![("sub".into(), HeaderName::from_static("x-user-id"))],
+        leeway: Duration::from_secs(30),
+    };
+    let context = context();
+    let chain = chain(Settings::Jwt(Jwt { providers: vec![provider], anonymous: false }), &context);
+    let mut group = c.benchmark_group("jwt");
+    let bearer = |token: &str| HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
+    let pass = |head: &mut request::Parts| {
+        let mut stash = Extensions::new();
+        let caller = Caller { address: Ipv4Addr::LOCALHOST.into(), client: Ipv4Addr::LOCALHOST.into(), identity: None };
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let ran = chain.request(Call { head, caller, stash: &mut stash, now, wall, entropy: 7 });
+        assert!(ran.end.is_none(), "{}", ran.detail);
+    };
+    for algorithm in ["RS256", "ES256"] {
+        let repeated = bearer(&issuer.token(algorithm, 0));
+        let mut head = head();
+        head.headers.insert(http::header::AUTHORIZATION, repeated);
+        group.bench_function(format!("{algorithm} repeated"), |b| b.iter(|| pass(black_box(&mut head))));
+        // More tokens than are remembered.
+        let fresh: Vec<HeaderValue> = (1..20_000).map(|jti| bearer(&issuer.token(algorithm, jti))).collect();
+        let mut next = fresh.iter().cycle();
+        group.bench_function(format!("{algorithm} fresh"), |b| {
+            b.iter(|| {
+                head.headers.insert(http::header::AUTHORIZATION, next.next().expect("a cycle").clone());
+                pass(black_box(&mut head));
+            });
+        });
+    }
+}
+
+criterion_group!(benches, keys, tokens);
 criterion_main!(benches);

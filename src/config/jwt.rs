@@ -127,12 +127,12 @@ fn leeway(scalar: &Scalar) -> Result<Duration, Fault> {
 fn location(section: &Section<'_>, algorithms: &[Algorithm]) -> Option<Location> {
     let given: Vec<&str> = ["jwks_uri", "jwks_file", "jwks"].into_iter().filter(|key| section.has(key)).collect();
     match given[..] {
-        [key] if key == "jwks_uri" => {
+        ["jwks_uri"] => {
             let allow_http = section.take("jwks_allow_http", values::boolean)?;
             let uri = section.take("jwks_uri", |scalar| uri(scalar, allow_http))?;
             Some(Location::Uri { uri, ca_file: section.path("jwks_ca_file") })
         }
-        [key] if key == "jwks_file" => {
+        ["jwks_file"] => {
             let path = section.path("jwks_file")?;
             let read = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()));
             if let Err(cause) = read.and_then(|text| KeySet::parse(&text, algorithms)) {

@@ -58,7 +58,7 @@ struct Credential {
 }
 
 enum Verifier {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(Box<Key>),
 }
 
@@ -119,13 +119,12 @@ impl KongJwt {
             return Err(Refusal::Invalid("Bad token; longer than 16 KiB".into()));
         }
         let digest = digest_of(&token);
-        let verified = match self.verified.find(&digest) {
-            Some(verified) => verified,
-            None => {
-                let verified = self.verify(&token)?;
-                self.verified.keep(digest, verified.clone());
-                verified
-            }
+        let verified = if let Some(verified) = self.verified.find(&digest) {
+            verified
+        } else {
+            let verified = self.verify(&token)?;
+            self.verified.keep(digest, verified.clone());
+            verified
         };
         self.check_times(&verified, claims::seconds(call.wall))?;
         Ok(verified.identified)
@@ -238,7 +237,11 @@ fn verifier(secret: &JwtSecret, is_base64: bool) -> Result<Verifier, &'static st
     let JwtMaterial::Secret(text) = &secret.material else { return Err("the algorithm needs a secret") };
     let text = text.expose_secret();
     let bytes = if is_base64 { from_base64(text)? } else { text.as_bytes().to_vec() };
-    if bytes.is_empty() { Err("the secret is empty") } else { Ok(Verifier::Secret(hmac::Key::new(kind, &bytes))) }
+    if bytes.is_empty() {
+        Err("the secret is empty")
+    } else {
+        Ok(Verifier::Secret(Box::new(hmac::Key::new(kind, &bytes))))
+    }
 }
 
 fn public(secret: &JwtSecret) -> Result<Verifier, &'static str> {

@@ -161,13 +161,13 @@ impl Jwt {
         }
         let digest = digest_of(&token);
         let now = claims::seconds(call.wall);
-        let verified = match self.verified.find(&digest).filter(|verified| self.is_current(verified, call.now)) {
-            Some(verified) => verified,
-            None => {
-                let verified = Arc::new(self.verify(&token, call.now, now)?);
-                self.verified.keep(digest, verified.clone());
-                verified
-            }
+        let remembered = self.verified.find(&digest).filter(|verified| self.is_current(verified, call.now));
+        let verified = if let Some(verified) = remembered {
+            verified
+        } else {
+            let verified = Arc::new(self.verify(&token, call.now, now)?);
+            self.verified.keep(digest, verified.clone());
+            verified
         };
         if let Err(outside) = verified.window.check(now) {
             self.verified.forget(&digest);
