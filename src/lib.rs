@@ -6,6 +6,7 @@ pub mod reason;
 pub mod published;
 pub mod lifecycle;
 mod clock;
+pub mod fingerprint;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
@@ -26,6 +27,8 @@ mod identity;
 mod registry;
 mod stream;
 mod upstream;
+mod jwks;
+mod counters;
 
 // path: bytes in, bytes out
 mod listen;

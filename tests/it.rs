@@ -17,6 +17,8 @@ mod demo;
 mod discovery;
 #[path = "it/faults.rs"]
 mod faults;
+#[path = "it/gate_keys.rs"]
+mod gate_keys;
 #[path = "it/grpc.rs"]
 mod grpc;
 #[path = "it/headers.rs"]
@@ -25,12 +27,16 @@ mod headers;
 mod identity;
 #[path = "it/interop.rs"]
 mod interop;
+#[path = "it/jwt.rs"]
+mod jwt;
 #[path = "it/kit.rs"]
 mod kit;
 #[path = "it/limits.rs"]
 mod limits;
 #[path = "it/operation.rs"]
 mod operation;
+#[path = "it/rate_limits.rs"]
+mod rate_limits;
 #[path = "it/registration.rs"]
 mod registration;
 #[path = "it/reload.rs"]

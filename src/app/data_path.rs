@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::plugins::Plugins;
 use super::upstreams::Upstreams;
 use super::watches::Watching;
 use super::{Failure, routes, settings};
 use crate::config::{Config, Probe, Protocol};
-use crate::filter::Chain;
+use crate::filter::{Chain, Context};
 use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
@@ -68,7 +69,8 @@ impl DataPath {
         let app =
             Arc::new(Service::new(config.service.name.clone(), settings::app_policy(&config.inbound), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
-        let view = inbound_view(config, &app, &flow, (&[], &metrics))?;
+        let plugins = Plugins::new(config, &watching);
+        let view = inbound_view(config, &app, &flow, (&[], &plugins.context))?;
         let inbound = Arc::new(InboundShared {
             view: Published::new(view),
             plain_peers: Arc::default(),
@@ -100,7 +102,7 @@ impl DataPath {
                 config.outbound.limits,
                 config.outbound.keeps_case,
             ))),
-            upstreams: Upstreams::new(watching, config)?,
+            upstreams: Upstreams::new(watching, plugins, config)?,
             workers,
             metrics,
             inbound,
@@ -196,7 +198,12 @@ impl DataPath {
     /// Takes what a reload may change of both directions' common settings.
     pub(super) fn reconfigure(&self, config: &Config, log: Option<AccessLog>) -> Result<(), Failure> {
         let before = self.inbound.view.snapshot();
-        self.inbound.view.store(inbound_view(config, &self.app, &before.app.flow, (&before.rules, &self.metrics))?);
+        self.inbound.view.store(inbound_view(
+            config,
+            &self.app,
+            &before.app.flow,
+            (&before.rules, &self.upstreams.plugins.context),
+        )?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
         self.inbound_settings.store(settings::listen(
             config.inbound.timeouts,
@@ -244,7 +251,7 @@ fn inbound_view(
     config: &Config,
     app: &Arc<Service>,
     flow: &Arc<crate::telemetry::Flow>,
-    (before, metrics): (&[Arc<Rule>], &Metrics),
+    (before, context): (&[Arc<Rule>], &Context),
 ) -> Result<InboundView, Failure> {
     let route = Route {
         service: app.clone(),
@@ -259,14 +266,14 @@ fn inbound_view(
         body_idle: config.inbound.timeouts.body_idle,
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
-        filters: Chain::build(&config.inbound.plugins, metrics),
+        filters: Chain::build(&config.inbound.plugins, context),
         counts_attempts: false,
         hedge: None,
         failures: StatusSet::EMPTY,
         hash_on: None,
     };
     Ok(InboundView {
-        rules: routes::of_app(&config.inbound.routes, &config.inbound.plugins, &route, before, metrics),
+        rules: routes::of_app(&config.inbound.routes, &config.inbound.plugins, &route, before, context),
         app: Arc::new(route),
         app_host: config.service.address.clone(),
         app_port: config.service.port,

@@ -9,11 +9,11 @@ use super::upstreams::{Running, Upstreams, route};
 use crate::config::{
     AppRouteSettings, ForwardSettings, OutboundSettings, RouteAction, RouteSettings, UpstreamSettings,
 };
-use crate::filter::{Chain, Plugin};
+use crate::filter::{self, Chain, Plugin};
 use crate::names::ServiceName;
 use crate::route::{Action, Forward, MOST_MIRRORED, Matcher, Mirror, Route, Rule, Slots, Split};
 use crate::service::Service;
-use crate::telemetry::{Flow, Metrics};
+use crate::telemetry::Flow;
 
 /// Services whose policy is one rule's, by rule and name. A rule that says nothing of the service itself shares the
 /// declared one.
@@ -27,7 +27,7 @@ impl Upstreams {
         for settings in &outbound.routes {
             let action = match &settings.action {
                 RouteAction::Answer(reply, plugins) => {
-                    Action::Answer(reply.clone(), Chain::build(plugins, self.metrics()))
+                    Action::Answer(reply.clone(), Chain::build(plugins, &self.plugins.context))
                 }
                 RouteAction::Forward(forward) => {
                     Action::Forward(self.forward(settings, forward, outbound, &mut before)?)
@@ -52,7 +52,7 @@ impl Upstreams {
     ) -> Result<Forward, Failure> {
         let mut targets = Vec::with_capacity(forward.targets.len());
         for (weight, upstream) in &forward.targets {
-            let filters = Chain::build(&upstream.plugins, self.metrics());
+            let filters = Chain::build(&upstream.plugins, &self.plugins.context);
             let (service, flow) = self.service_of(settings, upstream, outbound, before)?;
             let before = self.before(&settings.name, &upstream.service);
             let mut target = route(upstream, outbound, (&service, &flow), filters, before.as_deref())?;
@@ -134,10 +134,10 @@ pub(super) fn of_app(
     plugins: &[Plugin],
     app: &Route,
     before: &[Arc<Rule>],
-    metrics: &Metrics,
+    context: &filter::Context,
 ) -> Vec<Arc<Rule>> {
     let one = |settings: &AppRouteSettings| {
-        let filters = Chain::build(&[plugins, &settings.plugins].concat(), metrics);
+        let filters = Chain::build(&[plugins, &settings.plugins].concat(), context);
         let action = match &settings.reply {
             Some(reply) => Action::Answer(reply.clone(), filters),
             None => Action::Forward(to_app(settings, app, filters, before)),

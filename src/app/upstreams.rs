@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use http::uri::Authority;
 
+use super::plugins::Plugins;
 use super::routes::OwnServices;
 use super::watches::{Source, Watch, Watching, sources};
 use super::zone::Zone;
@@ -18,11 +19,12 @@ use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::route::{Hedge, Route, RouteTable, Rule};
 use crate::service::Service;
-use crate::telemetry::{Direction, Flow, Metrics};
+use crate::telemetry::{Direction, Flow};
 
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
+    pub(super) plugins: Plugins,
     zone: Zone,
     pub(super) running: BTreeMap<ServiceName, Running>,
     pub(super) own: OwnServices,
@@ -54,9 +56,9 @@ impl Running {
 }
 
 impl Upstreams {
-    pub(super) fn new(watching: Watching, config: &Config) -> Result<Self, Failure> {
+    pub(super) fn new(watching: Watching, plugins: Plugins, config: &Config) -> Result<Self, Failure> {
         let (running, own) = (BTreeMap::new(), BTreeMap::new());
-        let mut upstreams = Self { zone: Zone::default(), watching, running, own, rules: Vec::new() };
+        let mut upstreams = Self { zone: Zone::default(), watching, plugins, running, own, rules: Vec::new() };
         upstreams.apply(config)?;
         Ok(upstreams)
     }
@@ -65,6 +67,7 @@ impl Upstreams {
     /// them; a watch is begun anew only where its source changed.
     pub(super) fn apply(&mut self, config: &Config) -> Result<(), Failure> {
         let outbound = &config.outbound;
+        self.plugins.reconfigure(config, &self.watching);
         self.zone.configure(config, &self.watching);
         let before = self.labels();
         let mut next = BTreeMap::new();
@@ -94,10 +97,6 @@ impl Upstreams {
     fn labels(&self) -> BTreeSet<String> {
         let all = self.running.values().chain(self.own.values());
         all.flat_map(|running| &running.watches).map(|watch| watch.state.watch.clone()).collect()
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.watching.metrics
     }
 
     pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
@@ -135,7 +134,7 @@ impl Upstreams {
     }
 
     fn filters(&self, upstream: &UpstreamSettings) -> Chain {
-        Chain::build(&upstream.plugins, self.metrics())
+        Chain::build(&upstream.plugins, &self.plugins.context)
     }
 
     /// One watch a source. Those of `old` that look at the same at the same place run on; what others listed stays until

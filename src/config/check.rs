@@ -1,6 +1,6 @@
 //! From the tree to a `Config`: meaning, cross references and what only several keys together show.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -10,8 +10,8 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, plugins, policy,
-    routes, shape, upstreams, values,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, consumers, identity, keys,
+    plugins, policy, routes, shape, upstreams, values,
 };
 
 /// # Errors
@@ -24,7 +24,7 @@ pub(super) fn config(
 ) -> Result<Config, Problems> {
     shape::check_section(root, keys::ROOT, ("", &Place::START), &mut problems);
     let base = file.map(|file| file.parent().unwrap_or(Path::new("")));
-    let shared = Shared { problems: RefCell::new(problems), base };
+    let shared = Shared { problems: RefCell::new(problems), consumers: OnceCell::new(), base };
     let section = Section::root(root, keys::ROOT, &shared);
     let config = meaning(&section, file, environment);
     let listeners = listeners(&section);
@@ -47,6 +47,8 @@ pub(super) fn config(
 }
 
 fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -> Option<Config> {
+    // Plugins name consumers, so these come first.
+    let consumers = root.shared().consumers.get_or_init(|| consumers::of(root)).clone();
     // Each part is read before any is missed, so that every mistake is noted.
     let service = service(&root.section("service"), environment);
     let consul = consul(&root.section("consul"), environment);
@@ -63,6 +65,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
         identity: identity?,
         inbound: inbound?,
         outbound: outbound?,
+        consumers,
         admin: root.section("admin").take("listen", values::listen)?,
         metrics: root.section("metrics").take("listen", values::listen)?,
         access_log: access_log.flatten(),

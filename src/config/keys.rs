@@ -1,5 +1,6 @@
 //! The table of all keys of the file. To add one: a row here, and its meaning in `check` or `upstreams`.
 
+use super::consumers::CONSUMER;
 use super::route_keys::{APP_LIMITS, MATCH, MIRROR, REDIRECT, RESPOND, SPLIT};
 use super::shape::{Key, Leaf, Shape};
 use super::upstream_keys::{BALANCE, BREAKER, FAILOVER, HASH_ON, HEDGE, LIMITS as UPSTREAM_LIMITS, OVERLOAD, RETRY};
@@ -33,7 +34,12 @@ pub(super) const ROOT: &[Key] = &[
     Key::optional("inbound", Shape::Section(INBOUND), "What comes from the mesh to the app."),
     Key::optional("outbound", Shape::Section(OUTBOUND), "What the app sends to other services."),
     Key::later("gateway", "An edge listener for clients outside the mesh."),
-    Key::later("consumers", "Who may call with a key."),
+    Key::new(
+        "consumers",
+        Shape::Sections(CONSUMER),
+        "[]",
+        "Who may call with a key, a password or a token of their own, for the plugins `key-auth`, `basic-auth`, `jwt` and `acl`.",
+    ),
     Key::optional("admin", Shape::Section(ADMIN), "The admin endpoints, for this machine alone."),
     Key::optional("metrics", Shape::Section(METRICS), "Prometheus metrics and health."),
     Key::optional("telemetry", Shape::Section(TELEMETRY), "What is written of requests."),

@@ -3,7 +3,12 @@
 mod check;
 #[cfg(test)]
 mod docs;
+mod consumers;
 mod environment;
+mod gate;
+mod gate_keys;
+mod jwt;
+mod jwt_keys;
 mod keys;
 mod load;
 mod overrides;
@@ -45,6 +50,7 @@ use std::time::Duration;
 
 use crate::consul;
 use crate::filter::Plugin;
+use crate::filter::consumers::Consumer;
 use crate::identity;
 use crate::names::ServiceName;
 use crate::service;
@@ -61,6 +67,7 @@ pub struct Config {
     pub identity: identity::Source,
     pub inbound: InboundSettings,
     pub outbound: OutboundSettings,
+    pub consumers: Vec<Consumer>,
     pub admin: SocketAddr,
     pub metrics: SocketAddr,
     pub access_log: Option<AccessLogSettings>,

@@ -1,36 +1,58 @@
 //! The meaning of `plugins`: what each is told.
 
+use std::sync::Arc;
+
 use http::{HeaderName, StatusCode};
 
 use super::problems::Fault;
 use super::section::Section;
 use super::tree::{Node, Scalar};
-use super::{check, route_shapes, values};
+use super::{check, gate, jwt, route_shapes, values};
 use crate::filter::fault::{Abort, Delay, Settings as FaultSettings, Share};
 use crate::filter::{Mode, Plugin, Settings};
 
 /// The plugins of a section: those of its defaults, then its own, which replace them by name.
 pub(super) fn of(section: &Section<'_>) -> Vec<Plugin> {
-    section.layers("plugins").flat_map(|list| each(section, list)).collect()
+    let scope = scope(section);
+    section.layers("plugins").flat_map(|list| each(section, list, &scope)).collect()
 }
 
-fn each<'a>(section: &Section<'a>, list: &'a Node) -> Vec<Plugin> {
+/// The section's path, with its name in place of its number: rows that move in the file keep what they remember. An
+/// upstream's plugins are one whatever way leads there.
+pub(super) fn scope(section: &Section<'_>) -> Arc<str> {
+    if let Some(service) = section.take("service", values::text) {
+        return format!("outbound.upstreams[{service}]").into();
+    }
+    let path = section.key_path("plugins");
+    let path = path.trim_end_matches(".plugins");
+    match (path.rsplit_once('['), section.take("name", values::text)) {
+        (Some((list, _)), Some(name)) => format!("{list}[{name}]").into(),
+        _ => path.into(),
+    }
+}
+
+fn each<'a>(section: &Section<'a>, list: &'a Node, scope: &Arc<str>) -> Vec<Plugin> {
     let one = |(at, item): (usize, &'a Node)| {
         let keys = route_shapes::keys_of(item)?;
-        plugin(&section.below(item, keys, &format!("plugins[{at}]")))
+        plugin(&section.below(item, keys, &format!("plugins[{at}]")), scope)
     };
     list.items().iter().enumerate().filter_map(one).collect()
 }
 
-fn plugin(section: &Section<'_>) -> Option<Plugin> {
+fn plugin(section: &Section<'_>, scope: &Arc<str>) -> Option<Plugin> {
     let shadow = section.take("mode", |scalar| values::choice(scalar, &["enforce", "shadow"], &[]))? == "shadow";
     let mode = if shadow { Mode::Shadow } else { Mode::Enforce };
     let config = section.section("config");
     let settings = match section.take("name", values::text)?.as_str() {
+        "acl" => Settings::Acl(gate::acl(section, &config)?),
+        "basic-auth" => Settings::BasicAuth(gate::basic_auth(&config)?),
         "fault" => Settings::Fault(fault(section, &config)?),
+        "jwt" => jwt::jwt(&config)?,
+        "key-auth" => Settings::KeyAuth(gate::key_auth(&config)?),
+        "rate-limiting" => Settings::RateLimiting(Box::new(gate::rate_limiting(section, &config)?)),
         _ => return None,
     };
-    Some(Plugin { mode, settings })
+    Some(Plugin { mode, settings, scope: scope.clone() })
 }
 
 fn fault(plugin: &Section<'_>, config: &Section<'_>) -> Option<FaultSettings> {

@@ -1,5 +1,7 @@
 //! The sections below a route in the table of keys, and the keys of each plugin.
 
+use super::gate_keys::{ACL, BASIC_AUTH, KEY_AUTH, RATE_LIMITING};
+use super::jwt_keys::JWT;
 use super::shape::{Key, Leaf, Shape};
 
 const TEXT: Shape = Shape::Leaf(Leaf::Text);
@@ -75,8 +77,33 @@ pub(super) const APP_LIMITS: &[Key] = &[Key::optional(
     "Requests of this route under way at once; more are answered 503 `overloaded`.",
 )];
 
+/// The entry of a plugin in a list.
+macro_rules! plugin {
+    ($name:literal, $config:expr, $about:literal) => {
+        &[
+            Key::required("name", Shape::Leaf(Leaf::Choice { values: &[$name], later: &[] }), "The plugin's name."),
+            Key::new("mode", MODE, "enforce", MODE_IS),
+            Key::optional("config", Shape::Section($config), $about),
+        ]
+    };
+}
+
 /// Plugins by name, each with the keys of its entry in a list of plugins.
-pub(super) const PLUGINS: &[(&str, &[Key])] = &[("fault", FAULT)];
+pub(super) const PLUGINS: &[(&str, &[Key])] = &[
+    ("acl", plugin!("acl", ACL, "Which groups of `consumers` may call; behind a plugin that identifies them.")),
+    ("basic-auth", plugin!("basic-auth", BASIC_AUTH, "Name and password of one of `consumers`.")),
+    ("fault", FAULT),
+    (
+        "jwt",
+        plugin!(
+            "jwt",
+            JWT,
+            "Tokens of issuers, each checked with its issuer's keys; or, without `issuer` and `providers`, Kong's form: tokens of `consumers` by their `jwt_secrets`."
+        ),
+    ),
+    ("key-auth", plugin!("key-auth", KEY_AUTH, "A key of one of `consumers`.")),
+    ("rate-limiting", plugin!("rate-limiting", RATE_LIMITING, "So many requests of a caller in a time.")),
+];
 
 /// Entries whose name is not known: their `config` cannot be judged.
 pub(super) const ANY_PLUGIN: &[Key] = &[
@@ -86,17 +113,12 @@ pub(super) const ANY_PLUGIN: &[Key] = &[
 ];
 
 const NAME: Leaf = Leaf::Choice {
-    values: &["fault"],
+    values: &["acl", "basic-auth", "fault", "jwt", "key-auth", "rate-limiting"],
     later: &[
-        "acl",
-        "basic-auth",
         "bot-detection",
         "correlation-id",
         "cors",
         "ip-restriction",
-        "jwt",
-        "key-auth",
-        "rate-limiting",
         "request-size-limiting",
         "request-termination",
         "request-transformer",

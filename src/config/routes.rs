@@ -170,14 +170,20 @@ impl<'a> Reader<'_, 'a> {
         if declared.is_none() && self.upstreams.iter().all(|known| known.service != *service) {
             self.upstreams.push(read(route, base, defaults.node())?);
         }
-        read(route, &over(route.node()?, base), defaults.node())
+        let mut upstream = read(route, &over(route.node()?, base), defaults.node())?;
+        // What stands at the route itself comes last.
+        let own = route.node()?.get("plugins").map_or(0, |entry| entry.node.items().len());
+        for plugin in upstream.plugins.iter_mut().rev().take(own) {
+            plugin.scope = plugins::scope(route);
+        }
+        Some(upstream)
     }
 }
 
 /// Reads an upstream whose keys were looked at before, each at its own place: only what is new is noted.
 fn read(route: &Section<'_>, node: &Node, defaults: Option<&Node>) -> Option<UpstreamSettings> {
     let known = route.shared();
-    let shared = Shared { problems: Problems::of(None).into(), base: known.base };
+    let shared = Shared { problems: Problems::of(None).into(), consumers: known.consumers.clone(), base: known.base };
     let upstream = upstreams::upstream(&route.read_as(node, defaults, &shared));
     let mut noted = known.problems.borrow_mut();
     for problem in shared.problems.borrow().iter() {

@@ -98,7 +98,12 @@ fn leaf(leaf: Leaf) -> Value {
     const TIME: &str = "([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?";
     let own = match leaf {
         Leaf::TextOrEmpty => return json!({ "type": "string" }),
-        Leaf::Text | Leaf::Path => return json!({ "type": "string", "minLength": 1 }),
+        Leaf::Text | Leaf::Path | Leaf::Secret => return json!({ "type": "string", "minLength": 1 }),
+        Leaf::Visible => pattern("^[!-~]([ -~]*[!-~])?$"),
+        Leaf::Millis => json!({ "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": 3_600_000 },
+            { "type": "string", "minLength": 2, "pattern": format!("^{TIME}$") },
+        ] }),
         Leaf::Service => pattern("^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$"),
         Leaf::Host => pattern(r"^[A-Za-z0-9._:\[\]-]+$"),
         Leaf::HostPort { .. } => pattern("^.+:[0-9]{1,5}$"),

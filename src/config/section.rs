@@ -1,12 +1,13 @@
 //! A checked-for-shape section read by meaning: the file's value, else the defaults section's, else the table's default.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
 use super::problems::{Fault, Place, Problems};
 use super::shape::{Key, Shape};
 use super::tree::{Node, Scalar, Value, join, parse_default};
 use super::values;
+use crate::filter::consumers::Consumer;
 
 /// Reads one section. Values that `shape` refused fall back to the default, so that every further mistake is found.
 pub(super) struct Section<'a> {
@@ -22,6 +23,8 @@ pub(super) struct Section<'a> {
 /// What all sections of one load have in common.
 pub(super) struct Shared<'a> {
     pub(super) problems: RefCell<Problems>,
+    /// Those of the file; empty until they are read, which comes before what names them.
+    pub(super) consumers: OnceCell<Vec<Consumer>>,
     /// The config file's folder.
     pub(super) base: Option<&'a Path>,
 }

@@ -60,6 +60,12 @@ pub(super) enum Shape {
 pub(super) enum Leaf {
     Text,
     TextOrEmpty,
+    /// Text that may stand in a header.
+    Visible,
+    /// Text that no mistake repeats.
+    Secret,
+    /// A duration, or a number of milliseconds.
+    Millis,
     Service,
     Host,
     /// `HOST:PORT`; port 0 allowed where told.
@@ -113,6 +119,9 @@ impl Leaf {
         match self {
             Self::Text => values::text(scalar).map(drop),
             Self::TextOrEmpty => values::text_or_empty(scalar).map(drop),
+            Self::Visible => values::visible(scalar).map(drop),
+            Self::Secret => values::secret(scalar).map(drop),
+            Self::Millis => values::millis(scalar).map(drop),
             Self::Service => values::service(scalar).map(drop),
             Self::Host => values::host(scalar).map(drop),
             Self::HostPort { zero: true } => values::host_port(scalar).map(drop),
@@ -151,7 +160,8 @@ impl Leaf {
     /// For `must be …, but is a list`.
     pub(super) fn noun(self) -> &'static str {
         match self {
-            Self::Text | Self::TextOrEmpty => "text",
+            Self::Text | Self::TextOrEmpty | Self::Visible | Self::Secret => "text",
+            Self::Millis => "a duration, or a number of milliseconds",
             Self::Service => "a service name",
             Self::Host => "a host",
             Self::HostPort { .. } => "HOST:PORT",

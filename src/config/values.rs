@@ -31,6 +31,38 @@ pub(super) fn text_or_empty(scalar: &Scalar) -> Result<String, Fault> {
     if scalar.text.is_empty() { Ok(String::new()) } else { text(scalar) }
 }
 
+/// Text that no mistake repeats; line feeds are allowed, as in PEM.
+pub(super) fn secret(scalar: &Scalar) -> Result<String, Fault> {
+    let text = &scalar.text;
+    if scalar.style == Style::Plain && (scalar.is_number() || matches!(text.as_str(), "true" | "false")) {
+        return Err(Fault::new(format!("must be text, but is {}", scalar.kind()), "put it in quotes"));
+    }
+    if text.is_empty() {
+        return Err(Fault::new("the text is empty", "write something, or remove the key"));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Fault::new("the text holds control characters", "remove them"));
+    }
+    Ok(text.clone())
+}
+
+/// Text that may stand in a header: printable ASCII, without spaces around it.
+pub(super) fn visible(scalar: &Scalar) -> Result<String, Fault> {
+    let text = text(scalar)?;
+    if text.trim() != text || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(Fault::new(
+            format!("{text:?} cannot stand in a header"),
+            "use printable ASCII, no spaces around it",
+        ));
+    }
+    Ok(text)
+}
+
+/// A duration, or a number of milliseconds as Kong writes times.
+pub(super) fn millis(scalar: &Scalar) -> Result<Duration, Fault> {
+    if scalar.is_number() { integer(scalar, 1, 3_600_000).map(Duration::from_millis) } else { duration(scalar) }
+}
+
 pub(super) fn service(scalar: &Scalar) -> Result<ServiceName, Fault> {
     let name = text(scalar)?;
     ServiceName::parse(&name).map_err(|error| {

@@ -99,7 +99,7 @@ mod tests {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         let (mut head, ()) = request.into_parts();
-        let caller = Caller { address: Ipv4Addr::LOCALHOST.into(), identity: None };
+        let caller = Caller::at(Ipv4Addr::LOCALHOST);
         let (now, wall, mut stash) = (Instant::now(), SystemTime::now(), Extensions::new());
         fault.request(&mut Call { head: &mut head, caller, stash: &mut stash, now, wall, entropy })
     }

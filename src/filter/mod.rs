@@ -1,9 +1,17 @@
 //! Plugins as filters: what each may see and decide, and the chain that runs them in Kong's order of priority. Synchronous
-//! on purpose: keys and quotas are fetched by control tasks and read as snapshots; what must wait, `proxy` awaits.
+//! on purpose: keys and quotas are fetched by control tasks and read as snapshots; what must wait, `proxy` awaits (`Ask`).
 
+pub mod acl;
+pub mod basic_auth;
+pub mod consumers;
 pub mod fault;
+pub mod jwt;
+pub mod key_auth;
+pub mod rate_limiting;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -41,9 +49,21 @@ pub struct Call<'a> {
 /// Who sent a request, as far as its connection proves.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
+    /// Where the connection comes from.
     pub address: IpAddr,
+    /// Where the request comes from: `address`, or what a peer whose forwarding headers are believed says of it.
+    pub client: IpAddr,
     /// The verified identity of a mesh peer.
     pub identity: Option<&'a SpiffeId>,
+}
+
+#[cfg(test)]
+impl Caller<'static> {
+    /// Somebody without an identity.
+    fn at(address: impl Into<IpAddr>) -> Self {
+        let address = address.into();
+        Self { address, client: address, identity: None }
+    }
 }
 
 /// The head of an answer on its way to the caller.
@@ -61,12 +81,41 @@ pub struct Decision {
 }
 
 /// How a filter ends a request.
-#[derive(Debug)]
 pub enum End {
     /// With an answer of its own making, which is no failure.
     Answer(Answer),
     /// With one of outrigger's reasons. `detail` is for the log alone.
-    Refuse { reason: Reason, detail: String, headers: HeaderMap },
+    Refuse { reason: Reason, detail: String, headers: HeaderMap, wording: Option<Wording> },
+    /// It has not ended yet: somebody outside this process has to be asked first.
+    Ask(Ask),
+}
+
+/// A question over the network, for `proxy` to await: what it resolves to decides, with the request at hand again. It
+/// bounds its own time.
+pub type Ask = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// What an `Ask` has learned, as a decision.
+pub type Verdict = Box<dyn FnOnce(&mut Call<'_>) -> Decision + Send>;
+
+/// What a refusal says in place of its reason's own words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wording {
+    pub status: Option<StatusCode>,
+    pub message: Option<Cow<'static, str>>,
+}
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answer(answer) => f.debug_tuple("Answer").field(answer).finish(),
+            Self::Refuse { reason, detail, headers, wording } => {
+                let mut refuse = f.debug_struct("Refuse");
+                refuse.field("reason", reason).field("detail", detail).field("headers", headers);
+                refuse.field("wording", wording).finish()
+            }
+            Self::Ask(_) => f.write_str("Ask(…)"),
+        }
+    }
 }
 
 /// A whole answer.
@@ -91,8 +140,41 @@ impl Decision {
 
     #[must_use]
     pub fn refuse(reason: Reason, detail: impl Into<String>) -> Self {
-        let refuse = End::Refuse { reason, detail: detail.into(), headers: HeaderMap::new() };
+        let refuse = End::Refuse { reason, detail: detail.into(), headers: HeaderMap::new(), wording: None };
         Self { delay: Duration::ZERO, end: Some(Box::new(refuse)) }
+    }
+
+    /// 401 with the challenge that tells how to be identified (RFC 9110 §15.5.2), and a sentence for the client.
+    #[must_use]
+    pub fn unidentified(challenge: &HeaderValue, detail: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut headers = HeaderMap::with_capacity(1);
+        headers.insert(http::header::WWW_AUTHENTICATE, challenge.clone());
+        let wording = Some(Wording { status: None, message: Some(message.into()) });
+        let refuse = End::Refuse { reason: Reason::NotIdentified, detail: detail.into(), headers, wording };
+        Self { delay: Duration::ZERO, end: Some(Box::new(refuse)) }
+    }
+
+    #[must_use]
+    pub fn ask(ask: Ask) -> Self {
+        Self { delay: Duration::ZERO, end: Some(Box::new(End::Ask(ask))) }
+    }
+}
+
+/// What plugins are built with beside their settings. What must survive a reload lives behind these and is found again by
+/// scope and settings.
+#[derive(Clone)]
+pub struct Context {
+    pub metrics: Arc<Metrics>,
+    pub consumers: Arc<consumers::Consumers>,
+    pub limiters: Arc<rate_limiting::Limiters>,
+    pub jwt: Arc<jwt::Shared>,
+}
+
+impl Context {
+    /// Without consumers, and with nothing kept from before.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, limiters: Arc<rate_limiting::Limiters>) -> Self {
+        Self { metrics, consumers: Arc::default(), limiters, jwt: Arc::default() }
     }
 }
 
@@ -101,6 +183,8 @@ impl Decision {
 pub struct Plugin {
     pub mode: Mode,
     pub settings: Settings,
+    /// The part of the configuration that it stands in, by name: what it remembers is that part's.
+    pub scope: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +197,26 @@ pub enum Mode {
 /// What each plugin is told. One variant a plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settings {
+    Acl(acl::Settings),
+    BasicAuth(basic_auth::Settings),
     Fault(fault::Settings),
+    Jwt(jwt::Settings),
+    /// `jwt` in Kong's form.
+    KongJwt(jwt::kong::Settings),
+    KeyAuth(key_auth::Settings),
+    RateLimiting(Box<rate_limiting::Settings>),
 }
 
 impl Settings {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Acl(_) => "acl",
+            Self::BasicAuth(_) => "basic-auth",
             Self::Fault(_) => "fault",
+            Self::Jwt(_) | Self::KongJwt(_) => "jwt",
+            Self::KeyAuth(_) => "key-auth",
+            Self::RateLimiting(_) => "rate-limiting",
         }
     }
 
@@ -128,13 +224,26 @@ impl Settings {
     /// Kong's: it stands behind all that decides who may call, as faults are for those who may.
     const fn priority(&self) -> u32 {
         match self {
+            Self::KeyAuth(_) => 1250,
+            Self::BasicAuth(_) => 1100,
+            Self::Acl(_) => 950,
+            Self::RateLimiting(_) => 910,
             Self::Fault(_) => 5,
+            Self::Jwt(_) | Self::KongJwt(_) => 1450,
         }
     }
 
-    fn build(&self) -> Box<dyn Filter> {
+    fn build(&self, scope: &str, context: &Context) -> Box<dyn Filter> {
         match self {
+            Self::Acl(settings) => Box::new(acl::Acl::new(settings.clone())),
+            Self::BasicAuth(settings) => Box::new(basic_auth::BasicAuth::new(settings, &context.consumers)),
             Self::Fault(settings) => Box::new(fault::Fault::new(settings.clone())),
+            Self::Jwt(settings) => Box::new(context.jwt.filter(settings)),
+            Self::KongJwt(settings) => Box::new(jwt::kong::KongJwt::new(settings.clone(), &context.consumers)),
+            Self::KeyAuth(settings) => Box::new(key_auth::KeyAuth::new(settings.clone(), &context.consumers)),
+            Self::RateLimiting(settings) => {
+                Box::new(rate_limiting::RateLimiting::new(settings, scope, &context.limiters, &context.metrics))
+            }
         }
     }
 }
@@ -160,20 +269,22 @@ pub struct Ran {
     pub end: Option<Box<End>>,
     /// What plugins decided other than to let pass, for the log.
     pub detail: String,
+    /// Which filter has to ask before anything is decided; the others behind it have not run.
+    pub asks: Option<(usize, Ask)>,
 }
 
 impl Chain {
     /// Of several plugins with one name the last one counts: scopes are listed from the widest to the most specific.
     #[must_use]
-    pub fn build(plugins: &[Plugin], metrics: &Metrics) -> Self {
+    pub fn build(plugins: &[Plugin], context: &Context) -> Self {
         let is_last = |at: usize| plugins[at + 1..].iter().all(|p| p.settings.name() != plugins[at].settings.name());
         let mut chosen: Vec<&Plugin> = (0..plugins.len()).filter(|at| is_last(*at)).map(|at| &plugins[at]).collect();
         chosen.sort_by_key(|plugin| std::cmp::Reverse(plugin.settings.priority()));
         let links = chosen.into_iter().map(|plugin| Link {
             name: plugin.settings.name(),
-            filter: plugin.settings.build(),
+            filter: plugin.settings.build(&plugin.scope, context),
             shadow: plugin.mode == Mode::Shadow,
-            counts: metrics.plugin(plugin.settings.name()),
+            counts: context.metrics.plugin(plugin.settings.name()),
         });
         let links: Arc<[Link]> = links.collect();
         Self { links: (!links.is_empty()).then_some(links) }
@@ -184,19 +295,39 @@ impl Chain {
         self.links.is_none()
     }
 
-    /// Runs every filter until one ends the request.
+    /// Runs every filter until one ends the request or has to ask.
     pub fn request(&self, call: Call<'_>) -> Ran {
-        let mut ran = Ran::default();
+        self.run(0, None, Ran::default(), call)
+    }
+
+    /// Goes on where a filter asked, with what it was told. `call` has the entropy of the first run.
+    pub fn told(&self, asked: usize, verdict: Verdict, ran: Ran, call: Call<'_>) -> Ran {
+        self.run(asked, Some(verdict), ran, call)
+    }
+
+    fn run(&self, from: usize, mut verdict: Option<Verdict>, mut ran: Ran, call: Call<'_>) -> Ran {
         let Call { head, caller, stash, now, wall, entropy } = call;
-        for (link, chance) in self.links.iter().flat_map(|links| links.iter()).zip(chances(entropy)) {
-            let decision = if link.shadow {
+        let links = self.links.as_deref().unwrap_or_default();
+        for (at, (link, chance)) in links.iter().zip(chances(entropy)).enumerate().skip(from) {
+            let verdict = verdict.take();
+            let decide = |call: &mut Call<'_>| match verdict {
+                Some(verdict) => verdict(call),
+                None => link.filter.request(call),
+            };
+            let mut decision = if link.shadow {
                 // On a copy: a shadow changes nothing of the request.
                 let (mut head, mut stash) = (head.clone(), stash.clone());
                 let (head, stash) = (&mut head, &mut stash);
-                link.filter.request(&mut Call { head, caller, stash, now, wall, entropy: chance })
+                decide(&mut Call { head, caller, stash, now, wall, entropy: chance })
             } else {
-                link.filter.request(&mut Call { head, caller, stash, now, wall, entropy: chance })
+                decide(&mut Call { head, caller, stash, now, wall, entropy: chance })
             };
+            if let Some(end) = decision.end.take_if(|end| matches!(**end, End::Ask(_)))
+                && let End::Ask(ask) = *end
+            {
+                ran.asks = Some((at, ask));
+                break;
+            }
             link.count(&decision, &mut ran.detail);
             if !link.shadow {
                 ran.delay += decision.delay;
@@ -240,7 +371,7 @@ impl Link {
                 note(PluginDecision::Refused, PluginDecision::WouldRefuse, text.trim_end_matches([':', ' ']));
             }
             None if decision.delay.is_zero() => self.counts.count(PluginDecision::Passed),
-            None => {}
+            Some(End::Ask(_)) | None => {}
         }
     }
 }

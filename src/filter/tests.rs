@@ -45,7 +45,7 @@ fn chain(metrics: &Metrics, filters: &[(&'static str, bool, Decide)]) -> (Chain,
 }
 
 fn run(chain: &Chain, head: &mut request::Parts, stash: &mut Extensions) -> Ran {
-    let caller = Caller { address: Ipv4Addr::LOCALHOST.into(), identity: None };
+    let caller = Caller::at(Ipv4Addr::LOCALHOST);
     chain.request(Call { head, caller, stash, now: Instant::now(), wall: SystemTime::now(), entropy: 7 })
 }
 
@@ -127,15 +127,57 @@ fn delays_add_up_and_chances_are_apart() {
 #[test]
 fn the_most_specific_scope_wins_and_an_empty_chain_is_none() {
     let metrics = Metrics::new();
+    let limiters = Arc::new(rate_limiting::Limiters::new("users", Arc::new(NoStore)));
+    let context = Context::new(metrics.clone(), limiters);
     let fault = |delay: u64| Plugin {
         mode: Mode::Enforce,
+        scope: "inbound".into(),
         settings: Settings::Fault(fault::Settings {
             header: None,
             delay: Some(fault::Delay { share: fault::Share::ALL, duration: Duration::from_secs(delay) }),
             abort: None,
         }),
     };
-    let chain = Chain::build(&[fault(1), fault(2)], &metrics);
+    let chain = Chain::build(&[fault(1), fault(2)], &context);
     assert_eq!(run(&chain, &mut head(), &mut Extensions::new()).delay, Duration::from_secs(2));
-    assert!(Chain::build(&[], &metrics).is_empty() && !chain.is_empty());
+    assert!(Chain::build(&[], &context).is_empty() && !chain.is_empty());
+}
+
+struct NoStore;
+
+impl rate_limiting::Stores for NoStore {
+    fn redis(&self, _settings: &rate_limiting::RedisSettings) -> Arc<dyn rate_limiting::SharedCounters> {
+        unreachable!("no plugin of these tests asks a store")
+    }
+}
+
+#[test]
+fn a_chain_goes_on_where_a_filter_asked() {
+    let metrics = Metrics::new();
+    let ask: fn(&mut Call<'_>) -> Decision = |call| {
+        let chance = call.entropy;
+        Decision::ask(Box::pin(std::future::ready(Box::new(move |call: &mut Call<'_>| {
+            assert_eq!(call.entropy, chance, "it is the same request");
+            call.head.headers.insert("x-told", HeaderValue::from_static("1"));
+            Decision::PASS
+        }) as Verdict)))
+    };
+    let refuse: fn(&mut Call<'_>) -> Decision = |call| {
+        assert!(call.head.headers.contains_key("x-told"));
+        Decision::refuse(Reason::Denied, "")
+    };
+    let (chain, ran) = chain(&metrics, &[("a", false, |_| Decision::PASS), ("b", false, ask), ("c", false, refuse)]);
+    let (mut head, mut stash) = (head(), Extensions::new());
+    let mut asking = run(&chain, &mut head, &mut stash);
+    assert_eq!(ran.lock().unwrap().as_slice(), ["a", "b"]);
+    let (at, question) = asking.asks.take().expect("b asks");
+    let verdict = futures_util::FutureExt::now_or_never(question).expect("answered at once");
+    let caller = Caller::at(Ipv4Addr::LOCALHOST);
+    let call =
+        Call { head: &mut head, caller, stash: &mut stash, now: Instant::now(), wall: SystemTime::now(), entropy: 7 };
+    let told = chain.told(at, verdict, asking, call);
+    assert!(matches!(told.end.as_deref(), Some(End::Refuse { reason: Reason::Denied, .. })));
+    assert_eq!(ran.lock().unwrap().as_slice(), ["a", "b", "c"], "nobody runs twice");
+    let page = String::from_utf8(metrics.render()).unwrap();
+    assert!(page.contains("outrigger_plugin_decisions_total{decision=\"passed\",plugin=\"b\"} 1"), "{page}");
 }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use crate::filter::Wording;
 use crate::reason::Reason;
 use crate::telemetry::trace::X_REQUEST_ID;
 
@@ -24,12 +26,7 @@ impl Dialect {
 pub(super) fn answer(reason: Reason, request_id: &HeaderValue, dialect: Dialect) -> Response<Bytes> {
     let facts = reason.facts();
     let body = match dialect {
-        Dialect::Json => {
-            // The id was checked or made by us: it needs no escaping.
-            let id = request_id.to_str().unwrap_or_default();
-            format!("{{\"error\":\"{}\",\"message\":\"{}\",\"request_id\":\"{id}\"}}\n", facts.code, facts.message)
-                .into()
-        }
+        Dialect::Json => body(facts.code, facts.message, request_id),
         Dialect::Grpc => Bytes::new(),
     };
     let mut response = Response::new(body);
@@ -57,6 +54,47 @@ pub(super) fn answer(reason: Reason, request_id: &HeaderValue, dialect: Dialect)
     }
     response
 }
+
+/// `message` needs no escaping.
+fn body(code: &str, message: &str, request_id: &HeaderValue) -> Bytes {
+    // The id was checked or made by us: it needs none either.
+    let id = request_id.to_str().unwrap_or_default();
+    format!("{{\"error\":\"{code}\",\"message\":\"{message}\",\"request_id\":\"{id}\"}}\n").into()
+}
+
+/// The same in a plugin's words.
+pub(super) fn reworded(
+    reason: Reason,
+    request_id: &HeaderValue,
+    dialect: Dialect,
+    wording: &Wording,
+) -> Response<Bytes> {
+    let mut response = answer(reason, request_id, dialect);
+    match dialect {
+        Dialect::Json => {
+            if let Some(status) = wording.status {
+                *response.status_mut() = status;
+            }
+            if let Some(message) = &wording.message {
+                let quoted = serde_json::Value::from(message.as_ref()).to_string();
+                // Without the quotes around it, which `body` writes.
+                *response.body_mut() = body(reason.code(), &quoted[1..quoted.len() - 1], request_id);
+            }
+        }
+        Dialect::Grpc => {
+            // gRPC over HTTP/2, "Status-Message": percent-encoded.
+            let message =
+                wording.message.as_deref().map(|message| utf8_percent_encode(message, GRPC_MESSAGE).to_string());
+            if let Some(message) = message.and_then(|message| HeaderValue::from_str(&message).ok()) {
+                response.headers_mut().insert("grpc-message", message);
+            }
+        }
+    }
+    response
+}
+
+/// All but the printable characters, and `%` itself.
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The same as bytes of HTTP/1.1, for what never became a request.
 pub(super) fn answer_bytes(reason: Reason, request_id: &HeaderValue) -> Vec<u8> {

@@ -154,14 +154,14 @@ async fn part_of_app<'v>(
     head: &mut request::Parts,
     (exchange, passage): (&mut Exchange, &mut Passage),
 ) -> Result<&'v Arc<Route>, Ended> {
-    let connection = &caller.connection;
+    let from = (&*caller.connection, &view.trusted[..]);
     let mut route = &view.app;
     if !view.rules.is_empty()
         && let Some(rule) = passage::rule_for(&view.rules, head, exchange)?
     {
         match &rule.action {
             Action::Answer(reply, filters) => {
-                passage.request(filters, head, connection, exchange, None).await?;
+                passage.request(filters, head, from, exchange, None).await?;
                 return Err(passage::reply(reply, &head.uri));
             }
             Action::Forward(forward) => {
@@ -174,7 +174,7 @@ async fn part_of_app<'v>(
             }
         }
     }
-    passage.request(&route.filters, head, connection, exchange, route.timeout).await?;
+    passage.request(&route.filters, head, from, exchange, route.timeout).await?;
     Ok(route)
 }
 

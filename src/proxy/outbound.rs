@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::{HeaderValue, Request, Response, Uri, header, request};
 use hyper::body::Incoming;
 
-use super::answer::{Dialect, answer, answer_bytes};
+use super::answer::{Dialect, answer, answer_bytes, reworded};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, mirror, tcp, tries};
+use crate::filter::Wording;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
@@ -144,7 +145,7 @@ impl Outbound {
             Way::Rule(rule) => match &rule.action {
                 Action::Forward(forward) => (target(forward, &head, connection).clone(), Some(rule)),
                 Action::Answer(reply, filters) => {
-                    passage.request(filters, &mut head, connection, exchange, None).await?;
+                    passage.request(filters, &mut head, (connection, &[]), exchange, None).await?;
                     return Err(passage::reply(reply, &head.uri));
                 }
             },
@@ -154,7 +155,7 @@ impl Outbound {
             return Err(Refusal::new(Reason::BadRequest, detail).into());
         }
         exchange.belongs_to(&route.flow);
-        passage.request(&route.filters, &mut head, connection, exchange, route.timeout).await?;
+        passage.request(&route.filters, &mut head, (connection, &[]), exchange, route.timeout).await?;
         let source = connection.peer.address.ip();
         let key = route.hash_on.as_ref().and_then(|on| on.key(&head.headers, &head.uri, source));
         if let Some((rule, forward)) = rule.as_deref().and_then(|rule| Some((rule, rule.forward()?))) {
@@ -285,13 +286,27 @@ pub(super) fn finish(answer: Answer, idle: Duration, exchange: Exchange) -> Resp
     response
 }
 
-/// Our own answer.
-pub(super) fn refuse(refusal: &Refusal, dialect: Dialect, mut exchange: Exchange) -> Response<ResponseBody> {
+/// Our own answer, in the reason's words or in a plugin's.
+pub(super) fn refuse(
+    refusal: &Refusal,
+    dialect: Dialect,
+    wording: Option<&Wording>,
+    mut exchange: Exchange,
+) -> Response<ResponseBody> {
     exchange.refused(refusal);
     if refusal.reason == Reason::InternalBug {
         tracing::error!(detail = refusal.detail, "internal bug; please report this");
     }
-    let response = answer(refusal.reason, &exchange.request_id, dialect);
+    let response = match wording {
+        Some(wording) => {
+            let response = reworded(refusal.reason, &exchange.request_id, dialect, wording);
+            if let Some(status) = wording.status {
+                exchange.replied(status);
+            }
+            response
+        }
+        None => answer(refusal.reason, &exchange.request_id, dialect),
+    };
     response.map(|body| ResponseBody::own(body, exchange))
 }
 

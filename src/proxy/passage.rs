@@ -1,6 +1,7 @@
 //! Rules and plugins on a request's way: one spelling of its path, the plugins of the rule that matched, the answers that
 //! rules and plugins give themselves.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,13 +9,14 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Extensions, Response, StatusCode, Uri, request};
+use ipnet::IpNet;
 
 use super::answer::Dialect;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::refuse;
 use super::{Refusal, headers};
-use crate::filter::{self, Call, Caller, Chain, End};
+use crate::filter::{self, Call, Caller, Chain, End, Wording};
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::{self, Reply, Rule, Subject};
@@ -23,8 +25,8 @@ use crate::telemetry::trace::X_REQUEST_ID;
 /// Why a request ends without an endpoint's answer.
 pub(super) enum Ended {
     Refused(Refusal),
-    /// With fields that a plugin adds to the refusal.
-    Denied(Box<(Refusal, HeaderMap)>),
+    /// With fields that a plugin adds to the refusal, and its words.
+    Denied(Box<(Refusal, HeaderMap, Option<Wording>)>),
     /// A rule or a plugin answers: no failure.
     Replied(Box<filter::Answer>),
 }
@@ -48,14 +50,19 @@ impl Passage {
         &mut self,
         filters: &Chain,
         head: &mut request::Parts,
-        connection: &Connection,
+        (connection, trusted): (&Connection, &[IpNet]),
         exchange: &mut Exchange,
         timeout: Option<Duration>,
     ) -> Result<(), Ended> {
         if filters.is_empty() {
             return Ok(());
         }
-        let ran = self.run(filters, head, connection);
+        self.filters = filters.clone();
+        let (client, entropy) = (client_of(connection, head, trusted), fastrand::u64(..));
+        let mut ran = filters.request(self.call(head, (connection, client), entropy));
+        if ran.asks.is_some() {
+            ran = Box::pin(self.ask(ran, head, (connection, client), entropy)).await;
+        }
         exchange.note(&ran.detail);
         if !ran.delay.is_zero() {
             let delay = timeout.map_or(ran.delay, |timeout| ran.delay.min(timeout));
@@ -64,22 +71,43 @@ impl Passage {
         match ran.end.map(|end| *end) {
             None => Ok(()),
             Some(End::Answer(answer)) => Err(Ended::Replied(Box::new(answer))),
-            Some(End::Refuse { reason, headers, .. }) => {
+            Some(End::Refuse { reason, headers, wording, .. }) => {
                 // The detail was noted with the plugin's name.
-                Err(Ended::Denied(Box::new((Refusal::from(reason), headers))))
+                Err(Ended::Denied(Box::new((Refusal::from(reason), headers, wording))))
             }
+            // What has to be asked was asked above.
+            Some(End::Ask(_)) => Err(Refusal::new(Reason::InternalBug, "a plugin asks twice").into()),
         }
     }
 
-    fn run(&mut self, filters: &Chain, head: &mut request::Parts, connection: &Connection) -> filter::Ran {
-        self.filters = filters.clone();
+    fn call<'a>(
+        &'a mut self,
+        head: &'a mut request::Parts,
+        (connection, client): (&'a Connection, IpAddr),
+        entropy: u64,
+    ) -> Call<'a> {
         let caller = Caller {
             address: connection.peer.address.ip().to_canonical(),
+            client,
             identity: connection.peer.tls.as_ref().map(|tls| &tls.id),
         };
-        let stash = &mut self.stash;
-        let (now, wall, entropy) = (Instant::now(), SystemTime::now(), fastrand::u64(..));
-        filters.request(Call { head, caller, stash, now, wall, entropy })
+        Call { head, caller, stash: &mut self.stash, now: Instant::now(), wall: SystemTime::now(), entropy }
+    }
+
+    /// Asks what plugins have to ask before they decide; each bounds its own time.
+    async fn ask(
+        &mut self,
+        mut ran: filter::Ran,
+        head: &mut request::Parts,
+        from: (&Connection, IpAddr),
+        entropy: u64,
+    ) -> filter::Ran {
+        let filters = self.filters.clone();
+        while let Some((asked, question)) = ran.asks.take() {
+            let verdict = question.await;
+            ran = filters.told(asked, verdict, ran, self.call(head, from, entropy));
+        }
+        ran
     }
 
     /// Shows the answer's head to the plugins that saw the request.
@@ -96,10 +124,10 @@ impl Passage {
 /// The answer of a request that ends here.
 pub(super) fn end(ended: Ended, dialect: Dialect, mut exchange: Exchange) -> Response<ResponseBody> {
     match ended {
-        Ended::Refused(refusal) => refuse(&refusal, dialect, exchange),
+        Ended::Refused(refusal) => refuse(&refusal, dialect, None, exchange),
         Ended::Denied(denied) => {
-            let (refusal, headers) = *denied;
-            let mut response = refuse(&refusal, dialect, exchange);
+            let (refusal, headers, wording) = *denied;
+            let mut response = refuse(&refusal, dialect, wording.as_ref(), exchange);
             for (name, value) in &headers {
                 response.headers_mut().insert(name, value.clone());
             }
@@ -129,6 +157,27 @@ fn whole(given: filter::Answer, request_id: &HeaderValue, dialect: Dialect) -> R
         headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
     }
     response
+}
+
+/// Where a request comes from. A trusted peer's X-Forwarded-For is read from its end: the first address that is not itself
+/// trusted is the client's, and what stands before it the client may have made up.
+fn client_of(connection: &Connection, head: &request::Parts, trusted: &[IpNet]) -> IpAddr {
+    let mut client = connection.peer.address.ip().to_canonical();
+    if trusted.is_empty() {
+        return client;
+    }
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    let lines: Vec<&HeaderValue> = head.headers.get_all(&headers::XFF).iter().collect();
+    let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    for hop in hops {
+        if !is_trusted(&client) {
+            break;
+        }
+        let address = std::str::from_utf8(hop).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());
+        let Some(address) = address else { break };
+        client = address.to_canonical();
+    }
+    client
 }
 
 /// The rule for a request, whose path is brought into its normal form first: what matched is what is sent.

@@ -169,8 +169,10 @@ pub fn timestamp(at: SystemTime) -> String {
 pub fn redacted(path_and_query: &str) -> std::borrow::Cow<'_, str> {
     let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.into() };
     let secret = |pair: &str| {
-        let key = pair.split_once('=').map_or(pair, |(key, _)| key);
-        SECRET_KEYS.iter().any(|known| key.eq_ignore_ascii_case(known)) || key.contains('%')
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // `{"` in base64url: how every JSON token begins, whatever its key is called.
+        let is_token = value.starts_with("eyJ");
+        is_token || SECRET_KEYS.iter().any(|known| key.eq_ignore_ascii_case(known)) || key.contains('%')
     };
     if !query.split('&').any(secret) {
         return path_and_query.into();
@@ -202,6 +204,7 @@ mod tests {
             ("/a", "/a"),
             ("/a?x=1&y=2", "/a?x=1&y=2"),
             ("/a?apikey=s3cret&x=1", "/a?apikey=REDACTED&x=1"),
+            ("/a?t=eyJhbGciOiJFUzI1NiJ9.e30.c2ln&x=1", "/a?t=REDACTED&x=1"),
             ("/a?x=1&Access_Token=s3cret", "/a?x=1&Access_Token=REDACTED"),
             ("/a?api%6bey=s3cret", "/a?api%6bey=REDACTED"),
         ] {

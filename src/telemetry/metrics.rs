@@ -9,7 +9,6 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -23,6 +22,11 @@ macro_rules! labels {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
+            }
+        }
+        impl LabelText for $name {
+            fn text(self) -> &'static str {
+                self.as_str()
             }
         }
     };
@@ -92,8 +96,11 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
-    plugin_decisions: IntCounterVec,
+    pub(super) plugin_decisions: IntCounterVec,
+    pub(super) limiters: IntCounterVec,
     breakers: IntCounterVec,
+    pub(super) jwks_fetches: IntCounterVec,
+    pub(super) jwks_last_answer: GaugeVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
     consul_last_answer: GaugeVec,
@@ -182,15 +189,29 @@ impl Metrics {
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
             ),
-            certificate_expiry: keep(
+            limiters: counters(
                 &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_certificate_expiry_timestamp_seconds",
-                        "End of our leaf, and of the first root to end, in seconds since 1970.",
-                    ),
-                    &["kind"],
-                ),
+                "outrigger_rate_limit_events_total",
+                "Requests that a rate limiter could not count as it should: by a counter that callers share, or not at all as its store failed.",
+                &["event"],
+            ),
+            jwks_fetches: counters(
+                &registry,
+                "outrigger_jwks_fetches_total",
+                "Fetches of token issuers' key sets by outcome.",
+                &["issuer", "outcome"],
+            ),
+            jwks_last_answer: seconds(
+                &registry,
+                "outrigger_jwks_last_answer_timestamp_seconds",
+                "When the key set of each token issuer was last read well, in seconds since 1970.",
+                "issuer",
+            ),
+            certificate_expiry: seconds(
+                &registry,
+                "outrigger_certificate_expiry_timestamp_seconds",
+                "End of our leaf, and of the first root to end, in seconds since 1970.",
+                "kind",
             ),
             consul_requests: counters(
                 &registry,
@@ -198,15 +219,11 @@ impl Metrics {
                 "Calls to Consul by endpoint and outcome.",
                 &["endpoint", "outcome"],
             ),
-            consul_last_answer: keep(
+            consul_last_answer: seconds(
                 &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "outrigger_consul_last_answer_timestamp_seconds",
-                        "When each watch last had a good answer, in seconds since 1970.",
-                    ),
-                    &["watch"],
-                ),
+                "outrigger_consul_last_answer_timestamp_seconds",
+                "When each watch last had a good answer, in seconds since 1970.",
+                "watch",
             ),
             heartbeats: counters(
                 &registry,
@@ -290,12 +307,6 @@ impl Metrics {
         let _ = self.in_flight.remove_label_values(&[way, service]);
     }
 
-    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
-    #[must_use]
-    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
-    }
-
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
         self.connections.with_label_values(&[direction.as_str(), state.as_str()])
     }
@@ -356,7 +367,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 19] = [
+        let vecs: [&dyn Collector; 22] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -367,7 +378,10 @@ impl Metrics {
             &self.attempts,
             &self.retries,
             &self.plugin_decisions,
+            &self.limiters,
             &self.breakers,
+            &self.jwks_fetches,
+            &self.jwks_last_answer,
             &self.certificate_expiry,
             &self.consul_requests,
             &self.consul_last_answer,
@@ -462,30 +476,17 @@ trait LabelText {
     fn text(self) -> &'static str;
 }
 
-impl LabelText for TryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for BreakerChange {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for RetryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     keep(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     keep(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+/// Times.
+fn seconds(registry: &Registry, name: &str, help: &str, label: &str) -> GaugeVec {
+    keep(registry, GaugeVec::new(Opts::new(name, help), &[label]))
 }
 
 fn keep<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {

@@ -1,11 +1,15 @@
 //! What happened, told once: metrics, and one access record per exchange. Knows nothing of routing.
 
 pub mod access_log;
+mod limiter;
+pub mod jwks;
 pub mod metrics;
 mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
+pub use jwks::{JwksCounts, JwksOutcome};
+pub use limiter::{LimiterCounts, LimiterEvent};
 pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,

@@ -2,6 +2,8 @@
 
 use prometheus::IntCounter;
 
+use super::Metrics;
+
 /// What a plugin decided of a request; `would_…` in shadow mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PluginDecision {
@@ -23,11 +25,15 @@ const DECISIONS: [&str; 7] =
 pub struct PluginCounts([IntCounter; DECISIONS.len()]);
 
 impl PluginCounts {
-    pub(super) fn new(resolve: impl Fn(&str) -> IntCounter) -> Self {
-        Self(DECISIONS.map(resolve))
-    }
-
     pub fn count(&self, decision: PluginDecision) {
         self.0[decision as usize].inc();
+    }
+}
+
+impl Metrics {
+    /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
+    #[must_use]
+    pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
+        PluginCounts(DECISIONS.map(|decision| self.plugin_decisions.with_label_values(&[plugin, decision])))
     }
 }

@@ -15,6 +15,7 @@ pub mod pair;
 pub mod peers;
 pub mod process;
 pub mod python;
+pub mod redis;
 pub mod sidecar;
 pub mod tcp;
 

@@ -123,7 +123,6 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     // later capabilities
     ("gateway: { listen: 0.0.0.0:8000 }", &["2:1: gateway: not supported yet: gateway"]),
-    ("consumers: []", &["2:1: consumers: not supported yet"]),
     ("telemetry: { tracing: { otlp: x } }", &["2:14: telemetry.tracing: not supported yet"]),
     ("inbound: { authz: [] }", &["2:12: inbound.authz: not supported yet"]),
     ("inbound: { intentions: auto }", &["2:24: inbound.intentions: not supported yet: auto; use one of: off"]),

@@ -9,6 +9,8 @@ use super::problems::Place;
 use super::tree::{Node, parse_default};
 use super::*;
 
+mod gate;
+mod jwt;
 mod mistakes;
 mod routes;
 

@@ -79,6 +79,7 @@ fn plugins_are_read_from_the_widest_scope_to_the_narrowest() {
     let statuses = |plugins: &[Plugin]| -> Vec<u16> {
         let abort = |plugin: &Plugin| match &plugin.settings {
             Settings::Fault(fault) => fault.abort.map_or(0, |abort| abort.status.unwrap().as_u16()),
+            other => panic!("{other:?}"),
         };
         plugins.iter().map(abort).collect()
     };
@@ -89,9 +90,9 @@ fn plugins_are_read_from_the_widest_scope_to_the_narrowest() {
         panic!("it answers")
     };
     assert_eq!((answer.status.as_u16(), statuses(plugins)), (200, vec![501, 0]));
-    let Settings::Fault(last) = &plugins[1].settings;
+    let Settings::Fault(last) = &plugins[1].settings else { panic!("a fault") };
     assert_eq!((plugins[1].mode, last.header.as_ref().unwrap().as_str()), (Mode::Shadow, "x-f"));
-    let Settings::Fault(first) = &plugins[0].settings;
+    let Settings::Fault(first) = &plugins[0].settings else { panic!("a fault") };
     let status = http::StatusCode::from_u16(501).ok();
     assert_eq!(first.abort, Some(Abort { share: Share::percent(50.0), status, grpc_status: None }));
 }
@@ -177,8 +178,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["4:34: outbound.routes[0].plugins[0].name: \"falt\" is not known here; did you mean fault?"],
     ),
     (
-        "{ to: a, plugins: [{ name: jwt, config: { x: 1 } }] }",
-        &["4:34: outbound.routes[0].plugins[0].name: not supported yet: jwt"],
+        "{ to: a, plugins: [{ name: cors, config: { x: 1 } }] }",
+        &["4:34: outbound.routes[0].plugins[0].name: not supported yet: cors"],
     ),
     (
         "{ to: a, plugins: [{ name: fault, config: { dely: {}, abort: { status: 5 } }, mode: dry }] }",
