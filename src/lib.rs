@@ -5,6 +5,7 @@ pub mod names;
 pub mod reason;
 pub mod published;
 pub mod lifecycle;
+mod clock;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus

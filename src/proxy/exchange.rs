@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::Refusal;
+use crate::clock;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::service::{Endpoint, Permit};
@@ -76,7 +77,7 @@ impl Exchange {
         });
         Self {
             flow,
-            began: Instant::now(),
+            began: clock::now(),
             request_id,
             status: StatusCode::OK,
             reason: None,

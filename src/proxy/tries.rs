@@ -17,6 +17,7 @@ use super::gather::{Begun, Gathered, Patience, Whole, gather};
 use super::hedge;
 use super::replay::{ATTEMPT, Replay, attempt_of, attempt_value};
 use super::verdict::{Taken, judge, note_failure, note_transition, retry_after, take};
+use crate::clock;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
 use crate::service::{Ask, Endpoint, Lease};
@@ -90,7 +91,7 @@ pub(super) async fn send(
         if !after.is_zero() {
             tokio::time::sleep(after).await;
         }
-        now = Instant::now();
+        now = clock::now();
         alarm.set(allowance.limit(now));
     }
 }
@@ -154,7 +155,7 @@ impl<'a> Tries<'a> {
         &mut self,
         exchange: &mut Exchange,
     ) -> Option<impl Future<Output = Tried<'a>> + use<'a>> {
-        let now = Instant::now();
+        let now = clock::now();
         let request = self.replay.as_ref().filter(|replay| replay.is_complete())?.copy()?;
         if self.tries() > self.route.retry.attempts
             || self.tries() as usize >= self.route.service.endpoints().all().len()
@@ -244,7 +245,7 @@ impl<'a> Tries<'a> {
         if exchange.upload_fate() != BodyFate::Fine {
             return Ended::Final(Refusal::new(Reason::RequestTimeout, "the request body did not arrive"));
         }
-        let over = self.allowance.is_over(Instant::now());
+        let over = self.allowance.is_over(clock::now());
         let waited = if over { self.allowance.whole() } else { self.route.retry.per_try_timeout };
         let refusal = Refusal::new(Reason::Deadline, format!("no answer within {:?}", waited.unwrap_or_default()));
         // A try that took too long is what another hop would have answered with 504.
@@ -278,7 +279,7 @@ impl<'a> Tries<'a> {
             _ if others && failure == Failure::Unsent => Duration::ZERO,
             _ => self.route.retry.backoff.pause(self.tries(), fastrand::f64()),
         };
-        let now = Instant::now();
+        let now = clock::now();
         if self.allowance.is_over(now + after) {
             return None;
         }
@@ -330,7 +331,7 @@ impl Trying<'_> {
 
     /// The head of an answer came: what its endpoint learns of it.
     fn answered(&self, sent: &Sent) -> (Instant, Taken) {
-        let now = Instant::now();
+        let now = clock::now();
         let (head, bodiless) = (&sent.response, hyper::body::Body::is_end_stream(sent.response.body()));
         let taken = take(head.status(), head.headers(), bodiless);
         let good = taken.shed || !self.route.failures.contains(taken.status);
@@ -351,7 +352,7 @@ impl Trying<'_> {
 impl Drop for Trying<'_> {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        let now = Instant::now();
+        let now = clock::now();
         if self.limit.is_none_or(|limit| now < limit) {
             self.route.flow.attempt(TryOutcome::Cancelled);
             lease.unanswered(now);

@@ -1,6 +1,6 @@
 //! What a try's end means: for the metrics, for trying again, for its endpoint's breaker, for the caller.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
@@ -8,6 +8,7 @@ use super::answer::REASON;
 use super::exchange::Exchange;
 use super::gather::Gathered;
 use super::headers::seconds;
+use crate::clock;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
 use crate::service::{BreakerState, Lease, Transition};
@@ -57,7 +58,7 @@ fn body_reason(fate: BodyFate) -> Reason {
 
 /// What the endpoint's state learns of a failure.
 pub(super) fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
-    let now = Instant::now();
+    let now = clock::now();
     let transition = match error {
         AttemptError::Connect { .. } | AttemptError::WrongPeer { .. } | AttemptError::BadPeer { .. } => {
             lease.unreachable(now)

@@ -17,6 +17,9 @@ use crate::service::{Endpoint, Wire};
 #[derive(Clone)]
 pub struct Dialer {
     identity: Arc<identity::Current>,
+    /// Endpoints in memory instead of TCP.
+    #[cfg(test)]
+    network: Option<super::testing::Network>,
 }
 
 /// A connection that is ready for HTTP.
@@ -27,11 +30,22 @@ pub enum Dialed {
         stream: Box<TlsStream<TcpStream>>,
         h2: bool,
     },
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 impl Dialer {
     pub fn new(identity: Arc<identity::Current>) -> Self {
-        Self { identity }
+        Self {
+            identity,
+            #[cfg(test)]
+            network: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_memory(network: super::testing::Network) -> Self {
+        Self { identity: Arc::default(), network: Some(network) }
     }
 
     /// Connects within `limit`, handshake included.
@@ -45,6 +59,13 @@ impl Dialer {
 
     async fn connect(&self, endpoint: &Endpoint, http2: bool) -> Result<Dialed, AttemptError> {
         let address = endpoint.listing.address;
+        #[cfg(test)]
+        if let Some(network) = &self.network {
+            let stream = network.connect(address).await;
+            return stream
+                .map(Dialed::Memory)
+                .map_err(|cause| AttemptError::Connect { address, cause: cause.to_string() });
+        }
         let failed = |error: std::io::Error| AttemptError::Connect { address, cause: error.to_string() };
         let identity = match &endpoint.listing.wire {
             Wire::Plain => None,

@@ -5,6 +5,8 @@ mod body;
 mod dial;
 mod pool;
 mod record;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;

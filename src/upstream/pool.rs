@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer};
 use super::{AttemptError, Failed, RequestBody};
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::service::{Endpoint, Wire};
 
@@ -114,7 +115,7 @@ impl Pool {
                 Ok(found) => found,
                 Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
             };
-            let at = Instant::now();
+            let at = clock::now();
             match self.exchange(&connections, way, request, want.authority).await {
                 Ok(response) => return Ok(Sent { response, at }),
                 Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
@@ -168,6 +169,8 @@ impl Pool {
         match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
             Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
             Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
+            #[cfg(test)]
+            Dialed::Memory(stream) => self.open_http1(to, stream).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
             Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream).await.map(Way::Http1),
         }
@@ -204,7 +207,7 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             let _ = connection.await;
         });
-        let shared = Shared { sender, streams: Arc::new(Mutex::new(Instant::now())) };
+        let shared = Shared { sender, streams: Arc::new(Mutex::new(clock::now())) };
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -276,7 +279,7 @@ impl Pool {
 impl Connections {
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
-            *shared.streams.lock() = Instant::now();
+            *shared.streams.lock() = clock::now();
             return Some(Way::Http2(shared.clone()));
         }
         let mut idle = self.idle.lock();
@@ -390,10 +393,10 @@ impl Tethered {
         match std::mem::replace(&mut self.home, Home::Gone) {
             Home::Http1 { sender: Some(sender), to } => {
                 if !sender.is_closed() && to.endpoint.is_wanted() {
-                    to.idle.lock().push(Idle { sender, since: Instant::now() });
+                    to.idle.lock().push(Idle { sender, since: clock::now() });
                 }
             }
-            Home::Http2 { shared } => *shared.streams.lock() = Instant::now(),
+            Home::Http2 { shared } => *shared.streams.lock() = clock::now(),
             Home::Http1 { sender: None, .. } | Home::Gone => {}
         }
     }
