@@ -71,6 +71,10 @@ pub enum Api {
     HealthService,
     CaRoots,
     CaLeaf,
+    IntentionMatch,
+    Intentions,
+    AgentSelf,
+    Authorize,
 }
 
 impl Api {
@@ -85,6 +89,10 @@ impl Api {
             Self::HealthService => "health_service",
             Self::CaRoots => "connect_ca_roots",
             Self::CaLeaf => "connect_ca_leaf",
+            Self::IntentionMatch => "connect_intentions_match",
+            Self::Intentions => "connect_intentions",
+            Self::AgentSelf => "agent_self",
+            Self::Authorize => "agent_connect_authorize",
         }
     }
 }

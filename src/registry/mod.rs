@@ -11,7 +11,7 @@ mod pace;
 pub mod probe;
 mod saved;
 
-pub use consul::{HealthWatch, MeshMode};
+pub use consul::{HealthWatch, IntentionUpdate, MeshMode, follow_intentions};
 pub use dns::{DnsSettings, DnsWatch, Records};
 pub use fixed::FixedWatch;
 pub use follow::{Origin, Update, follow};

@@ -1,8 +1,11 @@
 //! Consul as a registry: our own record there, and the endpoints that its health answers list.
 
 pub mod agent;
+mod intention_rows;
+mod intentions;
 mod record;
 mod rows;
 mod watch;
 
+pub use intentions::{IntentionUpdate, follow_intentions};
 pub use watch::{HealthWatch, MeshMode};
