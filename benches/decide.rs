@@ -22,7 +22,7 @@ fn service(name: &str, balance: Balance, endpoints: u32) -> Arc<Service> {
         wire: Wire::Plain,
         zone: None,
     };
-    service.list((0..endpoints).map(listing).collect());
+    service.list((0..endpoints).map(listing).collect(), Instant::now());
     Arc::new(service)
 }
 

@@ -35,3 +35,5 @@ mod reload;
 mod resilience;
 #[path = "it/retries.rs"]
 mod retries;
+#[path = "it/routes.rs"]
+mod routes;

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::proxy::InboundView;
 use crate::route::{RetryPolicy, Route, RouteTable, StatusSet};
@@ -52,7 +53,7 @@ impl Desk {
         let orders = service("orders");
         let routes = [orders.clone(), service("billing")].map(|one| route(&metrics, Direction::Outbound, one));
         let app = service("web");
-        app.list(vec![listing("web-1", 8080, Health::Passing)]);
+        app.list(vec![listing("web-1", 8080, Health::Passing)], Instant::now());
         let app = route(&metrics, Direction::Inbound, app);
         let (sender, commands) = mpsc::channel(1);
         let view = Arc::new(View {
@@ -61,12 +62,14 @@ impl Desk {
             status: Arc::new(Status::starting(["identity".into(), "registration".into()])),
             identity: Arc::default(),
             outbound: Arc::new(OutboundShared {
-                routes: Published::new(RouteTable::new(routes)),
+                routes: Published::new(RouteTable::new(routes, Vec::new())),
+                mirrors: Lifecycle::new(),
                 unrouted: Arc::new(metrics.flow(Direction::Outbound, "")),
                 access_log: Arc::default(),
             }),
             inbound: Arc::new(InboundShared {
                 view: Published::new(InboundView {
+                    rules: Vec::new(),
                     app,
                     app_host: "127.0.0.1".into(),
                     app_port: 8080,
@@ -158,6 +161,7 @@ pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<S
         body_idle: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(1),
         retry: RetryPolicy::default(),
+        filters: Chain::default(),
         counts_attempts: true,
         hedge: None,
         failures: StatusSet::GATEWAY,
@@ -173,13 +177,16 @@ pub(super) fn listing(id: &str, port: u16, health: Health) -> Listing {
 /// One endpoint of each state: `orders-1` is healthy, `orders-2` could not be reached, `orders-3` is critical.
 pub(super) fn fill(orders: &Service) {
     let now = Instant::now();
-    orders.list(vec![listing("orders-2", 2, Health::Warning)]);
+    orders.list(vec![listing("orders-2", 2, Health::Warning)], now);
     let lease = orders.lease(&Ask { tried: &[], now, entropy: 1, key: None }).unwrap();
     lease.unreachable(now + LIMIT);
     let wire = Wire::Mesh { peer: "orders".parse().unwrap(), ours: true };
-    orders.list(vec![
-        Listing { wire, zone: Some("a".into()), weight: 7, ..listing("orders-1", 1, Health::Passing) },
-        listing("orders-2", 2, Health::Warning),
-        listing("orders-3", 3, Health::Critical),
-    ]);
+    orders.list(
+        vec![
+            Listing { wire, zone: Some("a".into()), weight: 7, ..listing("orders-1", 1, Health::Passing) },
+            listing("orders-2", 2, Health::Warning),
+            listing("orders-3", 3, Health::Critical),
+        ],
+        now,
+    );
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::upstreams::{Upstreams, Watching};
-use super::{Failure, settings};
+use super::{Failure, routes, settings};
 use crate::config::Config;
+use crate::filter::Chain;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
@@ -13,7 +14,7 @@ use crate::names::ServiceName;
 use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, follow};
-use crate::route::{Route, RouteTable, StatusSet};
+use crate::route::{Route, RouteTable, Rule, StatusSet};
 use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
 use crate::upstream::{Dialer, Pool, PoolSettings};
@@ -66,18 +67,19 @@ impl DataPath {
         let app =
             Arc::new(Service::new(config.service.name.clone(), settings::app_policy(&config.inbound), Instant::now()));
         let flow = Arc::new(metrics.flow(Direction::Inbound, config.service.name.as_str()));
-        let view = inbound_view(config, &app, &flow)?;
+        let view = inbound_view(config, &app, &flow, (&[], &metrics))?;
         let inbound = Arc::new(InboundShared {
             view: Published::new(view),
             plain_peers: Arc::default(),
             access_log: access_log.clone(),
         });
+        let pools_life = Lifecycle::new();
         let outbound = Arc::new(OutboundShared {
             routes: Published::new(RouteTable::default()),
             unrouted: Arc::new(metrics.flow(Direction::Outbound, UNROUTED)),
             access_log: access_log.clone(),
+            mirrors: pools_life.part(),
         });
-        let pools_life = Lifecycle::new();
         let dialer = Dialer::new(identity.clone());
         let pools = |idle: Duration| -> Vec<Pool> {
             let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
@@ -132,7 +134,9 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| app.list(update.listings));
+        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+            app.list(update.listings, Instant::now());
+        });
         self.control.spawn("watch-app", followed);
     }
 
@@ -185,8 +189,8 @@ impl DataPath {
 
     /// Takes what a reload may change of both directions' common settings.
     pub(super) fn reconfigure(&self, config: &Config, log: Option<AccessLog>) -> Result<(), Failure> {
-        let flow = self.inbound.view.peek().app.flow.clone();
-        self.inbound.view.store(inbound_view(config, &self.app, &flow)?);
+        let before = self.inbound.view.snapshot();
+        self.inbound.view.store(inbound_view(config, &self.app, &before.app.flow, (&before.rules, &self.metrics))?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
         self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
         self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
@@ -226,6 +230,7 @@ fn inbound_view(
     config: &Config,
     app: &Arc<Service>,
     flow: &Arc<crate::telemetry::Flow>,
+    (before, metrics): (&[Arc<Rule>], &Metrics),
 ) -> Result<InboundView, Failure> {
     let route = Route {
         service: app.clone(),
@@ -239,12 +244,14 @@ fn inbound_view(
         body_idle: config.inbound.timeouts.body_idle,
         idle_timeout: config.inbound.timeouts.idle,
         retry: settings::retry_to_app(),
+        filters: Chain::build(&config.inbound.plugins, metrics),
         counts_attempts: false,
         hedge: None,
         failures: StatusSet::EMPTY,
         hash_on: None,
     };
     Ok(InboundView {
+        rules: routes::of_app(&config.inbound.routes, &config.inbound.plugins, &route, before, metrics),
         app: Arc::new(route),
         app_host: config.service.address.clone(),
         app_port: config.service.port,

@@ -4,6 +4,7 @@ mod child;
 mod data_path;
 mod ready;
 mod reload;
+mod routes;
 mod settings;
 mod stop;
 mod upstreams;

@@ -126,10 +126,11 @@ pub(super) fn app_policy(inbound: &InboundSettings) -> service::Policy {
 
 fn balance(balance: &Balance) -> service::Balance {
     match balance {
+        Balance::LeastLoaded => service::Balance::LeastLoaded,
         Balance::RoundRobin => service::Balance::RoundRobin,
-        Balance::LeastLoaded | Balance::Random | Balance::RingHash(_) | Balance::Maglev(_) => {
-            service::Balance::LeastLoaded
-        }
+        Balance::Random => service::Balance::Random,
+        Balance::RingHash(_) => service::Balance::RingHash,
+        Balance::Maglev(_) => service::Balance::Maglev,
     }
 }
 

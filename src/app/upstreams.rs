@@ -7,14 +7,16 @@ use std::time::Instant;
 
 use http::uri::Authority;
 
+use super::routes::OwnServices;
 use super::{Failure, settings};
 use crate::admin::Status;
 use crate::config::{EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings};
 use crate::consul::{Client, Snapshot};
+use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
 use crate::registry::{DnsSettings, DnsWatch, FixedWatch, HealthWatch, MeshMode, Origin, Records, Registry, follow};
-use crate::route::{Hedge, Route, RouteTable};
+use crate::route::{Hedge, Route, RouteTable, Rule};
 use crate::service::{Service, Wire};
 use crate::telemetry::{Direction, Flow, Metrics};
 
@@ -30,15 +32,17 @@ pub(super) struct Watching {
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
-    running: BTreeMap<ServiceName, Running>,
+    pub(super) running: BTreeMap<ServiceName, Running>,
+    pub(super) own: OwnServices,
+    pub(super) rules: Vec<Arc<Rule>>,
 }
 
-struct Running {
-    settings: UpstreamSettings,
-    service: Arc<Service>,
-    flow: Arc<Flow>,
+pub(super) struct Running {
+    pub(super) settings: UpstreamSettings,
+    pub(super) service: Arc<Service>,
+    pub(super) flow: Arc<Flow>,
     route: Arc<Route>,
-    watch: Lifecycle,
+    pub(super) watch: Lifecycle,
     /// The listener of its own port, where it has one.
     listening: Option<Lifecycle>,
 }
@@ -50,7 +54,7 @@ pub(super) fn waits_for(service: &ServiceName) -> String {
 
 impl Upstreams {
     pub(super) fn new(watching: Watching, outbound: &OutboundSettings) -> Result<Self, Failure> {
-        let mut upstreams = Self { watching, running: BTreeMap::new() };
+        let mut upstreams = Self { watching, running: BTreeMap::new(), own: BTreeMap::new(), rules: Vec::new() };
         upstreams.apply(outbound)?;
         Ok(upstreams)
     }
@@ -71,18 +75,22 @@ impl Upstreams {
             if let Some(listening) = gone.listening {
                 listening.begin_drain();
             }
-            gone.service.list(Vec::new());
+            gone.service.list(Vec::new(), Instant::now());
             self.watching.metrics.forget_upstream(name.as_str());
         }
-        Ok(())
+        self.apply_routes(outbound)
     }
 
-    fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.watching.metrics
+    }
+
+    pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
         let service =
             Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream, None), Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
-            route: route(upstream, outbound, &service, &flow, None)?,
+            route: Arc::new(route(upstream, outbound, (&service, &flow), self.filters(upstream), None)?),
             watch: self.watch(upstream, &service),
             settings: upstream.clone(),
             service,
@@ -91,14 +99,16 @@ impl Upstreams {
         })
     }
 
-    fn keep(
+    pub(super) fn keep(
         &self,
         mut running: Running,
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
         running.service.reconfigure(settings::policy(upstream, None));
-        running.route = route(upstream, outbound, &running.service, &running.flow, Some(&running.route))?;
+        let (filters, before) = (self.filters(upstream), Some(&*running.route));
+        let next = route(upstream, outbound, (&running.service, &running.flow), filters, before)?;
+        running.route = Arc::new(next);
         let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
         if source(&running.settings) != source(upstream) {
             running.watch.kill();
@@ -113,12 +123,16 @@ impl Upstreams {
         Ok(running)
     }
 
+    fn filters(&self, upstream: &UpstreamSettings) -> Chain {
+        Chain::build(&upstream.plugins, self.metrics())
+    }
+
     fn watch(&self, upstream: &UpstreamSettings, service: &Arc<Service>) -> Lifecycle {
         let watch = self.watching.control.part();
         let (service, status) = (service.clone(), self.watching.status.clone());
         let registry = self.registry(upstream);
         let sink = move |update: crate::registry::Update| {
-            service.list(update.listings);
+            service.list(update.listings, Instant::now());
             if update.origin == Origin::Live {
                 status.arrived(&waits_for(service.name()));
             }
@@ -156,7 +170,7 @@ impl Upstreams {
 
     /// The table that these upstreams make.
     pub(super) fn table(&self) -> RouteTable {
-        RouteTable::new(self.running.values().map(|running| running.route.clone()))
+        RouteTable::new(self.running.values().map(|running| running.route.clone()), self.rules.clone())
     }
 
     /// Notes what ends the listener of an upstream's own port.
@@ -177,14 +191,14 @@ impl Upstreams {
     }
 }
 
-fn route(
+pub(super) fn route(
     upstream: &UpstreamSettings,
     outbound: &OutboundSettings,
-    service: &Arc<Service>,
-    flow: &Arc<Flow>,
+    (service, flow): (&Arc<Service>, &Arc<Flow>),
+    filters: Chain,
     before: Option<&Route>,
-) -> Result<Arc<Route>, Failure> {
-    Ok(Arc::new(Route {
+) -> Result<Route, Failure> {
+    Ok(Route {
         service: service.clone(),
         authority: Some(upstream.service.as_str().parse::<Authority>()?),
         host: http::HeaderValue::from_str(upstream.service.as_str())?,
@@ -195,11 +209,12 @@ fn route(
         body_idle: outbound.timeouts.body_idle,
         idle_timeout: upstream.idle_timeout,
         retry: settings::retry(upstream),
+        filters,
         counts_attempts: true,
         hedge: hedge(upstream, before),
         failures: upstream.breaker.statuses.iter().copied().collect(),
         hash_on: settings::hash_on(&upstream.balance),
-    }))
+    })
 }
 
 /// Hedging goes on by the latencies that it has seen, unless a reload changed it.

@@ -5,8 +5,12 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::admin::ConfigView;
-use crate::config::{Balance, Config, EndpointSource, HedgeAfter, InboundTimeouts, ListenLimits, UpstreamSettings};
-use crate::route::HashOn;
+use crate::config::{
+    AppRouteSettings, Balance, Config, EndpointSource, HedgeAfter, InboundTimeouts, ListenLimits, RouteAction,
+    RouteSettings, UpstreamSettings,
+};
+use crate::filter::Plugin;
+use crate::route::{HashOn, Matcher, Reply};
 use crate::telemetry::access_log::timestamp;
 
 pub(super) fn of(config: &Config, refused: Vec<String>) -> ConfigView {
@@ -41,11 +45,14 @@ fn json(config: &Config) -> Value {
             "listen": config.inbound.listen, "mtls": lower(config.inbound.mtls),
             "timeouts": timeouts(config.inbound.timeouts), "limits": limits(config.inbound.limits),
             "overload": overload(config.inbound.adaptive), "trusted_ips": config.inbound.trusted_ips,
+            "plugins": plugins(&config.inbound.plugins),
+            "routes": config.inbound.routes.iter().map(app_route).collect::<Vec<_>>(),
         },
         "outbound": {
             "listen": config.outbound.listen, "timeouts": timeouts(config.outbound.timeouts),
             "limits": limits(config.outbound.limits),
             "upstreams": config.outbound.upstreams.iter().map(upstream).collect::<Vec<_>>(),
+            "routes": config.outbound.routes.iter().map(route).collect::<Vec<_>>(),
         },
         "admin": { "listen": config.admin },
         "metrics": { "listen": config.metrics },
@@ -88,6 +95,7 @@ fn upstream(upstream: &UpstreamSettings) -> Value {
             "backoff": { "base": text(retry.backoff.base), "max": text(retry.backoff.max) },
             "body_limit": retry.body_limit,
         },
+        "plugins": plugins(&upstream.plugins),
         "hedge": match upstream.hedge {
             None => json!("off"),
             Some(HedgeAfter::Percentile(percent)) => json!({ "after": format!("p{percent}") }),
@@ -111,22 +119,75 @@ fn upstream(upstream: &UpstreamSettings) -> Value {
 }
 
 fn balance(balance: &Balance) -> Value {
-    let on = |on: &HashOn| match on {
+    match balance {
+        Balance::LeastLoaded | Balance::RoundRobin | Balance::Random => json!(lower(balance)),
+        Balance::RingHash(key) => json!({ "ring_hash": hash_on(key) }),
+        Balance::Maglev(key) => json!({ "maglev": hash_on(key) }),
+    }
+}
+
+fn hash_on(on: &HashOn) -> Value {
+    match on {
         HashOn::Header(name) => json!({ "header": name.as_str() }),
         HashOn::Cookie(name) => json!({ "cookie": name }),
         HashOn::Query(name) => json!({ "query": name }),
         HashOn::SourceIp => json!({ "source_ip": true }),
         HashOn::Path => json!({ "path": true }),
-    };
-    match balance {
-        Balance::LeastLoaded | Balance::RoundRobin | Balance::Random => json!(lower(balance)),
-        Balance::RingHash(key) => json!({ "ring_hash": on(key) }),
-        Balance::Maglev(key) => json!({ "maglev": on(key) }),
     }
 }
 
 fn overload(adaptive: bool) -> &'static str {
     if adaptive { "adaptive" } else { "off" }
+}
+
+fn route(route: &RouteSettings) -> Value {
+    let to = match &route.action {
+        RouteAction::Answer(answer, on) => json!({ "answer": reply(answer), "plugins": plugins(on) }),
+        RouteAction::Forward(forward) => json!({
+            "split": forward.targets.iter().map(|(weight, target)| {
+                let mut target = upstream(target);
+                target["weight"] = json!(weight);
+                target
+            }).collect::<Vec<_>>(),
+            "sticky": forward.sticky.as_ref().map(hash_on), "rewrite_host": forward.rewrite_host,
+            "rewrite_path": forward.rewrite.as_ref().map(|rewrite| &rewrite.prefix),
+            "mirror": forward.mirror.as_ref().map(|(mirror, _)| mirror.service.as_str()),
+        }),
+    };
+    json!({ "name": route.name, "match": matcher(&route.matcher), "to": to })
+}
+
+fn app_route(route: &AppRouteSettings) -> Value {
+    json!({
+        "name": route.name, "match": matcher(&route.matcher), "answer": route.reply.as_ref().map(reply),
+        "timeout": route.timeout.map_or("off".into(), text),
+        "body_idle": route.body_idle.map(text), "idle_timeout": route.idle_timeout.map(text),
+        "limits": { "requests": route.requests }, "plugins": plugins(&route.plugins),
+    })
+}
+
+/// Of headers and parameters the names: a value that must be there may be a secret.
+fn matcher(matcher: &Matcher) -> Value {
+    json!({
+        "host": matcher.host.as_ref().map(|host| format!("{host:?}")),
+        "path": matcher.path.as_ref().map(|path| format!("{path:?}")),
+        "methods": matcher.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
+        "headers": matcher.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        "query": matcher.query.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+    })
+}
+
+fn reply(reply: &Reply) -> Value {
+    match reply {
+        Reply::Redirect(redirect) => json!({ "redirect": redirect.to, "status": redirect.status.as_u16() }),
+        Reply::Respond(answer) => json!({ "respond": answer.status.as_u16() }),
+    }
+}
+
+/// Names and modes; what a plugin is told may be a secret.
+fn plugins(plugins: &[Plugin]) -> Vec<Value> {
+    let one = |plugin: &Plugin| json!({ "name": plugin.settings.name(), "mode": lower(plugin.mode) });
+    plugins.iter().map(one).collect()
 }
 
 fn timeouts(timeouts: InboundTimeouts) -> Value {

@@ -10,8 +10,8 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, policy, shape,
-    upstreams, values,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, identity, keys, plugins, policy,
+    routes, shape, upstreams, values,
 };
 
 /// # Errors
@@ -233,6 +233,8 @@ fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
         limits: limits(&section.section("limits"))?,
         adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
+        plugins: plugins::of(section),
+        routes: routes::inbound(section),
     })
 }
 

@@ -1,13 +1,17 @@
 //! The text of `docs/config.md`, from the table of keys and the table of flags.
 
-use super::keys;
 use super::overrides::{CONSUL_VARIABLES, OVERRIDES, UPSTREAM_FLAG, UPSTREAM_VARIABLE};
 use super::shape::{Key, Leaf, Shape, spelled};
+use super::{keys, route_keys};
 
 /// The text of `docs/config.md`; a test compares.
 pub fn markdown() -> String {
     let mut page = String::from(HEAD);
     tables(keys::ROOT, "", &mut page);
+    page += PLUGINS;
+    for (name, keys) in route_keys::PLUGINS {
+        tables(keys, &format!("plugin {name}"), &mut page);
+    }
     page += "\n## Flags and variables\n\n";
     page += ORDER;
     page += "\n| flag of `outrigger run` | variable | key |\n|---|---|---|\n";
@@ -52,12 +56,24 @@ fn tables(keys: &'static [Key], path: &str, page: &mut String) {
             Shape::Section(keys) if below == "outbound.timeouts" || below == "outbound.limits" => {
                 *page += &format!("\n## `{below}`\n\nThe keys of `inbound.{}`: {}.\n", key.name, names(keys));
             }
-            Shape::OneOf(keys) if key.name == "maglev" => {
+            // A route's keys are its own and those of an upstream, and what is below them is told once.
+            Shape::Sections(keys) if below == "outbound.routes" => {
+                let own = keys.iter().position(|key| key.name == "protocol").unwrap_or(keys.len());
+                tables(&keys[..own], "outbound.routes[]", page);
+                *page += &format!(
+                    "\nAnd any key of `outbound.upstreams[]` but `service` and `listen`: {}.\n",
+                    names(&keys[own..])
+                );
+            }
+            Shape::Section(keys) if SAME_AS.contains(&&*below) => {
+                *page += &format!("\n## `{below}`\n\nThe keys of `outbound.routes[].{}`: {}.\n", key.name, names(keys));
+            }
+            Shape::OneOf(keys) if key.name == "maglev" || key.name == "sticky" => {
                 *page += &format!("\n## `{below}`\n\nThe keys of `ring_hash`: {}.\n", names(keys));
             }
             Shape::Section(keys) | Shape::OneOf(keys) => tables(keys, &below, page),
             Shape::Sections(keys) => tables(keys, &format!("{below}[]"), page),
-            Shape::Leaf(_) | Shape::List(_) | Shape::Texts | Shape::WordOr(..) | Shape::Later => {}
+            _ => {}
         }
     }
 }
@@ -75,6 +91,10 @@ fn kind(shape: &Shape) -> String {
         Shape::OneOf(_) => "section, one key".into(),
         Shape::WordOr(word, section) => format!("{}, or {}", leaf_kind(*word), kind(section)),
         Shape::Sections(_) => "list of sections".into(),
+        Shape::Conditions => "names and conditions".into(),
+        Shape::Fields => "header fields".into(),
+        Shape::Plugins => "list of plugins".into(),
+        Shape::Any => "anything".into(),
         Shape::Later => "not supported yet".into(),
     }
 }
@@ -88,6 +108,7 @@ fn leaf_kind(leaf: Leaf) -> String {
         Leaf::Integer { min, max } => format!("{min} to {max}"),
         Leaf::Size { min, max } => format!("size, {min} to {max} bytes"),
         Leaf::Duration { min_ms, .. } if min_ms > 1 => format!("duration, {} or more", spelled(min_ms)),
+        Leaf::Percent => "0 to 100".into(),
         Leaf::Fraction => "0.0 to 1.0".into(),
         other => other.noun().into(),
     }
@@ -109,6 +130,15 @@ JSON Schema. Generated from `src/config/keys.rs`: run the tests with `UPDATE_DOC
 - Two listeners on one address are a mistake, and so is a listener on the app's own. Port 0 takes a free port.
 - Files of certificates, keys and tokens may appear later, so a missing one is not a mistake of the config but told at run time;
   the folder of `identity.ca` must be there.
+";
+
+/// Sections of `inbound.routes` that are those of `outbound.routes`.
+const SAME_AS: [&str; 3] = ["inbound.routes[].match", "inbound.routes[].redirect", "inbound.routes[].respond"];
+
+const PLUGINS: &str = "\n## Plugins\n
+A list of plugins stands at `inbound.plugins`, at each of `inbound.routes`, `outbound.defaults`, `outbound.upstreams` and `outbound.routes`.
+Each runs once: of several with one name, a route's replaces the upstream's, and that the defaults'. They run in Kong's order of
+priority, whatever their order in the file.
 ";
 
 const ORDER: &str = "A flag is stronger than its variable, the variable stronger than the file, the file stronger than Consul's own variables, and

@@ -1,7 +1,8 @@
 //! The table of all keys of the file. To add one: a row here, and its meaning in `check` or `upstreams`.
 
+use super::route_keys::{APP_LIMITS, MATCH, MIRROR, REDIRECT, RESPOND, SPLIT};
 use super::shape::{Key, Leaf, Shape};
-use super::upstream_keys::{BALANCE, BREAKER, FAILOVER, HEDGE, LIMITS as UPSTREAM_LIMITS, OVERLOAD, RETRY};
+use super::upstream_keys::{BALANCE, BREAKER, FAILOVER, HASH_ON, HEDGE, LIMITS as UPSTREAM_LIMITS, OVERLOAD, RETRY};
 
 const SECOND: u64 = 1000;
 const PORT: Leaf = Leaf::Integer { min: 1, max: 65535 };
@@ -192,8 +193,13 @@ const INBOUND: &[Key] = &[
         Shape::Leaf(Leaf::Choice { values: &["off"], later: &["auto", "on"] }),
         "Consul's intentions. `auto` and `on` are not supported yet.",
     ),
-    Key::later("plugins", "Plugins of all that comes in."),
-    Key::later("routes", "Plugins, timeouts and limits for parts of the app."),
+    Key::new("plugins", Shape::Plugins, "[]", "Plugins of all that comes in."),
+    Key::new(
+        "routes",
+        Shape::Sections(APP_ROUTE),
+        "[]",
+        "Plugins, timeouts and limits for parts of the app; the first one that matches decides. See docs/routes.md.",
+    ),
 ];
 
 const TIMEOUTS: &[Key] = &[
@@ -235,7 +241,12 @@ const OUTBOUND: &[Key] = &[
         "Any key of an upstream but `service` and `listen`; an upstream's own value wins.",
     ),
     Key::new("upstreams", Shape::Sections(UPSTREAM), "[]", "The services that the app calls. Or `--upstream`."),
-    Key::later("routes", "Rules before the Host rule."),
+    Key::new(
+        "routes",
+        Shape::Sections(ROUTE),
+        "[]",
+        "Rules on `listen` that stand before the Host rule; the first one that matches decides. See docs/routes.md.",
+    ),
 ];
 
 /// The shared rows of `UPSTREAM` and `UPSTREAM_DEFAULTS`, as constants cannot be joined otherwise.
@@ -262,7 +273,7 @@ macro_rules! upstream_keys {
         Key::optional("breaker", Shape::Section(BREAKER), "When an endpoint is left out for a while. On by default."),
         Key::optional("limits", Shape::Section(UPSTREAM_LIMITS), "Bounds of what the upstream may use, over all workers of this sidecar."),
         Key::new("overload", OVERLOAD, "off", "`adaptive`: a limit on requests under way that follows latency, from 4 to 1000 and never above `limits.requests`."),
-        Key::later("plugins", "Plugins of this upstream."),
+        Key::new("plugins", Shape::Plugins, "[]", "Plugins of this upstream; one of the same name replaces that of the defaults."),
     ] };
 }
 
@@ -276,6 +287,58 @@ pub(super) const UPSTREAM: &[Key] = upstream_keys![
 ];
 
 pub(super) const UPSTREAM_DEFAULTS: &[Key] = upstream_keys![];
+
+/// A route's own keys come first; what follows is said over the keys of the upstream that it leads to.
+pub(super) const ROUTE: &[Key] = upstream_keys![
+    Key::optional("name", TEXT, "For the access log. `route-N` when absent, counted from 1."),
+    Key::optional("match", Shape::Section(MATCH), "All that is set must match; every request when absent."),
+    Key::optional(
+        "to",
+        Shape::Leaf(Leaf::Service),
+        "The service; declared by this, if it is none of `upstreams`. Exactly one of `to`, `split`, `redirect`, `respond`."
+    ),
+    Key::optional("split", Shape::Sections(SPLIT), "Several services by weight, drawn for each request."),
+    Key::optional(
+        "sticky",
+        Shape::OneOf(HASH_ON),
+        "The same value always goes to the same service of `split`. A request without it is drawn."
+    ),
+    Key::optional("redirect", Shape::Section(REDIRECT), "The client is sent elsewhere."),
+    Key::optional("respond", Shape::Section(RESPOND), "The answer, given here."),
+    Key::new("strip_path", Shape::Leaf(Leaf::Bool), "false", "What `match` matched of the path is cut off."),
+    Key::optional(
+        "rewrite_path",
+        Shape::Leaf(Leaf::RequestPath),
+        "What `match` matched of the path is replaced by this; put before the path where no path is matched."
+    ),
+    Key::new(
+        "rewrite_host",
+        Shape::Leaf(Leaf::Bool),
+        "true",
+        "Host becomes the service's name; `false` keeps the client's."
+    ),
+    Key::optional(
+        "mirror",
+        Shape::Section(MIRROR),
+        "Copies of requests to another service; they never affect the answer."
+    ),
+];
+
+const APP_ROUTE: &[Key] = &[
+    Key::optional("name", TEXT, "For the access log. `route-N` when absent, counted from 1."),
+    Key::optional("match", Shape::Section(MATCH), "All that is set must match; every request when absent."),
+    Key::optional("redirect", Shape::Section(REDIRECT), "The client is sent elsewhere."),
+    Key::optional("respond", Shape::Section(RESPOND), "The answer, given here. At most one of `redirect`, `respond`."),
+    Key::optional(
+        "timeout",
+        Shape::Leaf(Leaf::Duration { min_ms: 1, off: true }),
+        "The whole exchange up to the response's head; `off` for none. `inbound.timeouts.idle` when absent.",
+    ),
+    Key::optional("body_idle", TIME, "Without a byte of the body. `inbound.timeouts.body_idle` when absent."),
+    Key::optional("idle_timeout", TIME, "Of a stream without a byte either way. `inbound.timeouts.idle` when absent."),
+    Key::optional("limits", Shape::Section(APP_LIMITS), "Bounds of what these requests may use."),
+    Key::new("plugins", Shape::Plugins, "[]", "Plugins; one of the same name replaces that of `inbound.plugins`."),
+];
 
 const ADMIN: &[Key] =
     &[Key::new("listen", LISTEN, "127.0.0.1:19000", "Where the admin endpoints are; port 0 takes a free one.")];

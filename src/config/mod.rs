@@ -7,9 +7,13 @@ mod environment;
 mod keys;
 mod load;
 mod overrides;
+mod plugins;
 mod policy;
 mod problems;
 mod references;
+mod route_keys;
+mod route_shapes;
+mod routes;
 mod schema;
 mod section;
 mod selection;
@@ -30,6 +34,7 @@ pub use overrides::Flags;
 #[cfg(test)]
 pub(crate) use overrides::OVERRIDES;
 pub use policy::{Balance, BreakerSettings, HedgeAfter, RetrySettings};
+pub use routes::{AppRouteSettings, ForwardSettings, RouteAction, RouteSettings};
 pub use schema::schema;
 pub use selection::{Failover, Subset};
 
@@ -39,6 +44,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consul;
+use crate::filter::Plugin;
 use crate::identity;
 use crate::names::ServiceName;
 use crate::service;
@@ -126,6 +132,8 @@ pub struct InboundSettings {
     /// A limit on requests under way to the app that follows its latency.
     pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    pub plugins: Vec<Plugin>,
+    pub routes: Vec<AppRouteSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +165,9 @@ pub struct OutboundSettings {
     pub listen: SocketAddr,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
+    /// The declared ones, then those that only routes name.
     pub upstreams: Vec<UpstreamSettings>,
+    pub routes: Vec<RouteSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -181,6 +191,8 @@ pub struct UpstreamSettings {
     pub timeout: Option<Duration>,
     pub idle_timeout: Duration,
     pub retry: RetrySettings,
+    /// Of the defaults, then its own: the last one of a name counts.
+    pub plugins: Vec<Plugin>,
     /// `None` for off.
     pub hedge: Option<HedgeAfter>,
     pub breaker: BreakerSettings,

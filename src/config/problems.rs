@@ -81,7 +81,6 @@ impl Problems {
         self.list.is_empty()
     }
 
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }

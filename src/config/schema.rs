@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys;
 use super::shape::{Key, Leaf, Shape, json_of};
 use super::tree::parse_default;
+use super::{keys, route_keys};
 
 /// The schema of the whole file.
 pub fn schema() -> Value {
@@ -79,6 +79,17 @@ fn shape(shape: &'static Shape, path: &mut String) -> Value {
         }
         Shape::WordOr(word, section) => json!({ "anyOf": [leaf(*word), self::shape(section, path)] }),
         Shape::Sections(keys) => json!({ "type": "array", "items": section(keys, path) }),
+        Shape::Conditions => json!({ "type": ["object", "null"], "additionalProperties": { "anyOf": [
+            { "type": "string" },
+            { "type": "object", "additionalProperties": false, "required": ["regex"], "properties": { "regex": { "type": "string" } } },
+            { "type": "object", "additionalProperties": false, "required": ["present"], "properties": { "present": { "type": "boolean" } } },
+        ] } }),
+        Shape::Fields => json!({ "type": ["object", "null"], "additionalProperties": { "type": "string" } }),
+        Shape::Plugins => {
+            let each: Vec<Value> = route_keys::PLUGINS.iter().map(|(_, keys)| section(keys, path)).collect();
+            json!({ "type": "array", "items": { "anyOf": each } })
+        }
+        Shape::Any => json!({}),
         Shape::Later => json!({ "not": {} }),
     }
 }
@@ -101,6 +112,7 @@ fn leaf(leaf: Leaf) -> Value {
         Leaf::OnlyTrue => json!({ "const": true }),
         Leaf::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Leaf::Workers => json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 256 }, { "const": "auto" }] }),
+        Leaf::Percent => json!({ "type": "number", "minimum": 0, "maximum": 100 }),
         Leaf::Fraction => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Leaf::Duration { off: false, .. } => {
             json!({ "type": "string", "minLength": 2, "pattern": format!("^{TIME}$") })

@@ -110,6 +110,39 @@ impl<'a> Section<'a> {
             .collect()
     }
 
+    /// The items of a list of sections, with nothing behind them.
+    pub(super) fn items(&self, name: &str) -> Vec<Self> {
+        let (behind_path, path) = (String::new(), String::new());
+        let nothing = Self { node: None, behind: None, behind_path, keys: &[], path, shared: self.shared };
+        self.sections(name, &nothing)
+    }
+
+    /// Another node read as if it stood in this section's place, with `behind` for what it leaves out.
+    pub(super) fn read_as<'b>(&self, node: &'b Node, behind: Option<&'b Node>, shared: &'b Shared<'b>) -> Section<'b> {
+        let (behind_path, path) = (self.path.clone(), self.path.clone());
+        Section { node: Some(node), behind, behind_path, keys: self.keys, path, shared }
+    }
+
+    /// A node below `name`, as a section of `keys`.
+    pub(super) fn below(&self, node: &'a Node, keys: &'static [Key], name: &str) -> Self {
+        let (behind_path, path) = (String::new(), join(&self.path, name));
+        Self { node: Some(node), behind: None, behind_path, keys, path, shared: self.shared }
+    }
+
+    /// The nodes of a key in the defaults and here, in this order.
+    pub(super) fn layers(&self, name: &str) -> impl Iterator<Item = &'a Node> + use<'a> {
+        let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node);
+        [own(self.behind), own(self.node)].into_iter().flatten()
+    }
+
+    pub(super) fn node(&self) -> Option<&'a Node> {
+        self.node
+    }
+
+    pub(super) fn shared(&self) -> &'a Shared<'a> {
+        self.shared
+    }
+
     /// The node of a key, where it or the defaults have one.
     pub(super) fn find(&self, name: &str) -> Option<&'a Node> {
         let own = |node: Option<&'a Node>| node?.get(name).map(|entry| &entry.node).filter(|node| !node.is_null());

@@ -3,7 +3,7 @@
 
 use super::problems::{Fault, Place, Problems, nearest};
 use super::tree::{Entry, Node, Scalar, Style, Value, join};
-use super::{upstream_values, values};
+use super::{route_shapes, upstream_values, values};
 
 /// One key of the file: the truth for the checker, the defaults, the JSON Schema and `docs/config.md`.
 pub(super) struct Key {
@@ -45,6 +45,14 @@ pub(super) enum Shape {
     /// A word, or a section in its place.
     WordOr(Leaf, &'static Self),
     Sections(&'static [Key]),
+    /// Names with what must be there under them: a text, `{ regex: … }` or `{ present: … }`.
+    Conditions,
+    /// Names of header fields and texts.
+    Fields,
+    /// A list of plugins, each with the `config` that its name asks for.
+    Plugins,
+    /// Not looked at.
+    Any,
     Later,
 }
 
@@ -76,6 +84,7 @@ pub(super) enum Leaf {
     },
     Workers,
     Fraction,
+    Percent,
     Duration {
         min_ms: u64,
         off: bool,
@@ -125,6 +134,7 @@ impl Leaf {
             Self::Integer { min, max } => values::integer(scalar, min, max).map(drop),
             Self::Workers => values::workers(scalar).map(drop),
             Self::Fraction => values::fraction(scalar).map(drop),
+            Self::Percent => values::percent(scalar).map(drop),
             Self::Duration { min_ms, off } => check_duration(scalar, min_ms, off),
             Self::Size { min, max } => check_size(scalar, min, max),
             Self::Choice { values, later } => values::choice(scalar, values, later).map(drop),
@@ -153,7 +163,7 @@ impl Leaf {
             Self::Network => "an IP address or network",
             Self::Bool | Self::OnlyFalse => "true or false",
             Self::OnlyTrue => "true",
-            Self::Integer { .. } | Self::Fraction => "a number",
+            Self::Integer { .. } | Self::Fraction | Self::Percent => "a number",
             Self::Workers => "a number or auto",
             Self::Duration { off: false, .. } => "a duration",
             Self::Duration { off: true, .. } => "a duration or off",
@@ -225,8 +235,7 @@ pub(super) fn check_section(node: &Node, keys: &'static [Key], (path, at): (&str
                 let (place, mend) = missing(&path, at, leaf, problems.file().is_some());
                 problems.note(&place, &path, Fault::new("is missing", mend));
             }
-            Shape::List(_) | Shape::Texts | Shape::OneOf(_) | Shape::WordOr(..) | Shape::Sections(_) | Shape::Later => {
-            }
+            _ => {}
         }
     }
 }
@@ -306,7 +315,10 @@ fn check_shape(entry: &Entry, shape: &'static Shape, path: &str, problems: &mut 
                 check_section(item, keys, (&format!("{path}[{at}]"), &item.place), problems);
             }
         }
-        Shape::Later => {}
+        Shape::Conditions => route_shapes::check_conditions(node, path, problems),
+        Shape::Fields => route_shapes::check_fields(node, path, problems),
+        Shape::Plugins => route_shapes::check_plugins(list(node, path, problems), path, problems),
+        Shape::Any | Shape::Later => {}
     }
 }
 
@@ -345,7 +357,7 @@ fn check_texts(node: &Node, path: &str, problems: &mut Problems) {
     }
 }
 
-fn check_leaf(node: &Node, leaf: Leaf, path: &str, problems: &mut Problems) {
+pub(super) fn check_leaf(node: &Node, leaf: Leaf, path: &str, problems: &mut Problems) {
     let fault = match (&node.value, leaf) {
         (Value::Scalar(scalar), _) if scalar.is_null() => {
             Some(Fault::new("has no value", format!("write {}, or remove the key", leaf.noun())))

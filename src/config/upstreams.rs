@@ -6,19 +6,22 @@ use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
 use super::{
-    EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings, check, policy, selection, upstream_values, values,
+    EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings, check, plugins, policy, routes, selection,
+    upstream_values, values,
 };
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
     let defaults = section.section("defaults");
     let sections = section.sections("upstreams", &defaults);
     distinct_services(&sections);
-    let upstreams: Vec<UpstreamSettings> = sections.iter().filter_map(upstream).collect();
+    let mut upstreams: Vec<UpstreamSettings> = sections.iter().filter_map(upstream).collect();
+    let routes = routes::outbound(section, &sections, &mut upstreams);
     Some(OutboundSettings {
         listen: section.take("listen", values::listen)?,
         timeouts: check::timeouts(&section.section("timeouts"))?,
         limits: check::limits(&section.section("limits"))?,
         upstreams,
+        routes,
     })
 }
 
@@ -44,7 +47,7 @@ fn distinct_services(sections: &[Section<'_>]) {
     }
 }
 
-fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
+pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
     // Each part is read before any is missed, so that every mistake is noted.
     let source = source(section);
     let retry = policy::retry(&section.section("retry"));
@@ -79,6 +82,7 @@ fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
         timeout: timeout?,
         idle_timeout: section.take("idle_timeout", values::duration)?,
         retry: retry?,
+        plugins: plugins::of(section),
         hedge: policy::hedge(section),
         breaker: breaker?,
         limits: limits?,

@@ -88,6 +88,18 @@ pub(super) fn fraction(scalar: &Scalar) -> Result<f64, Fault> {
     }
 }
 
+/// 0 to 100, in fractions too.
+pub(super) fn percent(scalar: &Scalar) -> Result<f64, Fault> {
+    let good = scalar.text.parse::<f64>().ok().filter(|share| (0.0..=100.0).contains(share));
+    match good {
+        Some(share) if scalar.style != Style::Quoted => Ok(share),
+        Some(_) | None => Err(Fault::new(
+            format!("must be a number from 0 to 100, but is {:?}", scalar.text),
+            "write a percentage such as 5 or 0.1",
+        )),
+    }
+}
+
 /// `250ms`, `5s`, `1m`, `1h`, `1m30s`: above nothing, at most a year.
 pub(super) fn duration(scalar: &Scalar) -> Result<Duration, Fault> {
     let text = scalar.text.trim();

@@ -218,7 +218,7 @@ impl Chain {
 
 impl Link {
     fn count(&self, decision: &Decision, log: &mut String) {
-        let would = if self.shadow { "would have " } else { "" };
+        let would = if self.shadow { "would " } else { "" };
         let mut note = |enforced, shadowed, text: &str| {
             self.counts.count(if self.shadow { shadowed } else { enforced });
             if !log.is_empty() {
@@ -227,7 +227,7 @@ impl Link {
             log.push_str(&format!("{}: {would}{text}", self.name));
         };
         if !decision.delay.is_zero() {
-            let text = format!("delayed by {:?}", decision.delay);
+            let text = format!("delay {:?}", decision.delay);
             note(PluginDecision::Delayed, PluginDecision::WouldDelay, &text);
         }
         match decision.end.as_deref() {
@@ -236,7 +236,7 @@ impl Link {
                 note(PluginDecision::Answered, PluginDecision::WouldAnswer, text.trim_start());
             }
             Some(End::Refuse { reason, detail, .. }) => {
-                let text = format!("refused as {}: {detail}", reason.code());
+                let text = format!("refuse {}: {detail}", reason.code());
                 note(PluginDecision::Refused, PluginDecision::WouldRefuse, text.trim_end_matches([':', ' ']));
             }
             None if decision.delay.is_zero() => self.counts.count(PluginDecision::Passed),

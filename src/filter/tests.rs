@@ -11,7 +11,7 @@ use super::*;
 struct Scripted {
     name: &'static str,
     ran: Arc<Mutex<Vec<&'static str>>>,
-    decide: fn(&mut Call<'_>) -> Decision,
+    decide: Decide,
 }
 
 #[derive(Clone)]
@@ -31,10 +31,11 @@ impl Filter for Scripted {
 }
 
 type Log = Arc<Mutex<Vec<&'static str>>>;
+type Decide = fn(&mut Call<'_>) -> Decision;
 
-fn chain(metrics: &Metrics, filters: &[(&'static str, bool, fn(&mut Call<'_>) -> Decision)]) -> (Chain, Log) {
+fn chain(metrics: &Metrics, filters: &[(&'static str, bool, Decide)]) -> (Chain, Log) {
     let ran = Log::default();
-    let link = |(name, shadow, decide): &(&'static str, bool, fn(&mut Call<'_>) -> Decision)| Link {
+    let link = |(name, shadow, decide): &(&'static str, bool, Decide)| Link {
         name,
         filter: Box::new(Scripted { name, ran: ran.clone(), decide: *decide }),
         shadow: *shadow,
@@ -55,14 +56,11 @@ fn head() -> request::Parts {
 #[test]
 fn the_first_filter_that_ends_a_request_ends_the_chain() {
     let metrics = Metrics::new();
-    let refuse: fn(&mut Call<'_>) -> Decision = |_| Decision::refuse(Reason::Denied, "not you");
+    let refuse: Decide = |_| Decision::refuse(Reason::Denied, "not you");
     let (chain, ran) = chain(&metrics, &[("a", false, |_| Decision::PASS), ("b", false, refuse), ("c", false, refuse)]);
     let ended = run(&chain, &mut head(), &mut Extensions::new());
     assert!(matches!(ended.end.as_deref(), Some(End::Refuse { reason: Reason::Denied, .. })));
-    assert_eq!(
-        (ended.detail.as_str(), ran.lock().unwrap().as_slice()),
-        ("b: refused as denied: not you", &["a", "b"][..])
-    );
+    assert_eq!((ended.detail.as_str(), ran.lock().unwrap().as_slice()), ("b: refuse denied: not you", &["a", "b"][..]));
     let page = String::from_utf8(metrics.render()).unwrap();
     assert!(page.contains("outrigger_plugin_decisions_total{decision=\"refused\",plugin=\"b\"} 1"), "{page}");
     assert!(page.contains("outrigger_plugin_decisions_total{decision=\"passed\",plugin=\"a\"} 1"), "{page}");
@@ -71,7 +69,7 @@ fn the_first_filter_that_ends_a_request_ends_the_chain() {
 #[test]
 fn a_shadow_changes_nothing_and_is_counted() {
     let metrics = Metrics::new();
-    let meddle: fn(&mut Call<'_>) -> Decision = |call| {
+    let meddle: Decide = |call| {
         call.head.headers.insert("x-meddled", HeaderValue::from_static("1"));
         call.stash.insert(Consumer("alice"));
         let end = Decision::refuse(Reason::RateLimited, "").end;
@@ -81,7 +79,7 @@ fn a_shadow_changes_nothing_and_is_counted() {
     let (mut head, mut stash) = (head(), Extensions::new());
     let passed = run(&chain, &mut head, &mut stash);
     assert!(passed.end.is_none() && passed.delay.is_zero() && head.headers.is_empty() && stash.is_empty());
-    assert_eq!(passed.detail, "a: would have delayed by 1s; a: would have refused as rate_limited");
+    assert_eq!(passed.detail, "a: would delay 1s; a: would refuse rate_limited");
     assert_eq!(ran.lock().unwrap().as_slice(), ["a", "b"]);
     let page = String::from_utf8(metrics.render()).unwrap();
     for decision in ["would_delay", "would_refuse"] {
@@ -115,7 +113,7 @@ fn filters_see_what_earlier_ones_left_and_so_do_answers() {
 #[test]
 fn delays_add_up_and_chances_are_apart() {
     let metrics = Metrics::new();
-    let slow: fn(&mut Call<'_>) -> Decision = |call| {
+    let slow: Decide = |call| {
         let delay = Duration::from_nanos(call.entropy >> 32);
         Decision { delay, end: None }
     };

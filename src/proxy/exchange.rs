@@ -9,6 +9,7 @@ use super::Refusal;
 use crate::clock;
 use crate::listen::Connection;
 use crate::reason::Reason;
+use crate::route::Slot;
 use crate::service::{Endpoint, Permit};
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::TraceContext;
@@ -28,6 +29,8 @@ pub(super) struct Exchange {
     /// Held to the last byte.
     permit: Option<Permit>,
     finished: bool,
+    /// The rule's limit of requests under way, where it has one.
+    slot: Option<Slot>,
     /// Only while there is an access log.
     log: Option<Box<Logged>>,
 }
@@ -44,6 +47,7 @@ struct Logged {
     host: Option<HeaderValue>,
     version: Version,
     endpoint: Option<Arc<Endpoint>>,
+    rule: Option<Arc<str>>,
     upstream: Option<Duration>,
     detail: String,
 }
@@ -71,6 +75,7 @@ impl Exchange {
                 host: head.headers.get(http::header::HOST).cloned(),
                 version: head.version,
                 endpoint: None,
+                rule: None,
                 upstream: None,
                 detail: String::new(),
             })
@@ -86,6 +91,7 @@ impl Exchange {
             upload: None,
             permit: None,
             finished: false,
+            slot: None,
             log,
         }
     }
@@ -95,6 +101,23 @@ impl Exchange {
         flow.in_flight.inc();
         self.flow.in_flight.dec();
         self.flow = flow.clone();
+    }
+
+    /// A rule was found for it.
+    pub(super) fn follows(&mut self, rule: &Arc<str>) {
+        if let Some(log) = &mut self.log {
+            log.rule = Some(rule.clone());
+        }
+    }
+
+    /// Holds a slot to the exchange's end.
+    pub(super) fn holds(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// A rule or a plugin gave the answer, which is no failure.
+    pub(super) fn replied(&mut self, status: StatusCode) {
+        self.status = status;
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -149,6 +172,11 @@ impl Exchange {
 
     /// Outrigger itself answers, for this reason.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        if refusal.reason == Reason::Deadline
+            && let Some(permit) = &self.permit
+        {
+            permit.timed_out(clock::now());
+        }
         self.reason = Some(refusal.reason);
         self.status = refusal.reason.status();
         self.note(&refusal.detail);
@@ -169,6 +197,7 @@ impl Exchange {
         self.finished = true;
         self.permit = None;
         let duration = self.began.elapsed();
+        drop(self.slot.take());
         match self.reason {
             Some(reason) => self.flow.refused(reason),
             None => self.flow.answered(self.status),
@@ -208,7 +237,7 @@ impl Exchange {
             status: self.status.as_u16(),
             reason: self.reason.map_or("", Reason::code),
             service: self.flow.service(),
-            route: "",
+            route: log.rule.as_deref().unwrap_or_default(),
             endpoint: &log.endpoint.as_ref().map(|e| e.listing.address.to_string()).unwrap_or_default(),
             attempts: self.attempts,
             bytes_in,

@@ -170,10 +170,10 @@ pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
 }
 
 /// Host of a request, wherever it stands: the target's authority wins over the header (RFC 9112 §3.2.2, 9113 §8.3.1).
-pub(super) fn host_of<B>(request: &Request<B>) -> &str {
-    match request.uri().authority() {
+pub(super) fn host_of(head: &http::request::Parts) -> &str {
+    match head.uri.authority() {
         Some(authority) => authority.as_str(),
-        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        None => head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
     }
 }
 

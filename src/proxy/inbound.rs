@@ -3,21 +3,23 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use super::answer::Dialect;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
-use super::outbound::{finish, origin_form, refuse, refuse_early, request_body};
+use super::outbound::{finish, origin_form, refuse_early, request_body};
+use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::{Refusal, headers, tries};
 use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
 use crate::reason::Reason;
-use crate::route::Route;
+use crate::route::{Action, Route, Rule};
 use crate::telemetry::AccessLog;
 use crate::upstream::{Pool, RequestBody};
 
@@ -33,6 +35,8 @@ pub struct InboundShared {
 pub struct InboundView {
     /// The way to our app: a service with one endpoint.
     pub app: Arc<Route>,
+    /// Plugins, timeouts and limits for parts of it.
+    pub rules: Vec<Arc<Rule>>,
     /// Where the app is: an IP address or a name.
     pub app_host: String,
     pub app_port: u16,
@@ -69,23 +73,61 @@ impl Inbound {
         let mut exchange =
             Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
-        match self.forward(&view, caller, Request::from_parts(head, body), &mut exchange).await {
-            Ok(answer) => finish(answer, &view.app, exchange),
-            Err(refusal) => refuse(&refusal, dialect, exchange),
-        }
+        let mut passage = Passage::default();
+        let request = Request::from_parts(head, body);
+        let response = match self.forward(&view, caller, request, (&mut exchange, &mut passage)).await {
+            Ok((answer, idle)) => finish(answer, idle, exchange),
+            Err(ended) => passage::end(ended, dialect, exchange),
+        };
+        passage.response(response)
     }
 
+    /// The app's answer, and how long it may be without a byte.
     async fn forward(
         &self,
         view: &InboundView,
         caller: &Caller,
         request: Request<Incoming>,
-        exchange: &mut Exchange,
-    ) -> Result<Answer, Refusal> {
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(Answer, Duration), Ended> {
         headers::check(&request)?;
-        let request = incoming(view, caller, request, exchange)?;
-        tries::send(&self.pool, &view.app, request, None, exchange).await
+        let (mut head, body) = request.into_parts();
+        let route = part_of_app(view, caller, &mut head, (exchange, passage)).await?;
+        let request = incoming(view, caller, Request::from_parts(head, body), route, exchange)?;
+        let answer = tries::send(&self.pool, route, request, None, exchange).await?;
+        Ok((answer, route.idle_timeout))
     }
+}
+
+/// The policy for a request: that of the first rule that matches, after its plugins.
+async fn part_of_app<'v>(
+    view: &'v InboundView,
+    caller: &Caller,
+    head: &mut request::Parts,
+    (exchange, passage): (&mut Exchange, &mut Passage),
+) -> Result<&'v Arc<Route>, Ended> {
+    let connection = &caller.connection;
+    let mut route = &view.app;
+    if !view.rules.is_empty()
+        && let Some(rule) = passage::rule_for(&view.rules, head, exchange)?
+    {
+        match &rule.action {
+            Action::Answer(reply, filters) => {
+                passage.request(filters, head, connection, exchange, None).await?;
+                return Err(passage::reply(reply, &head.uri));
+            }
+            Action::Forward(forward) => {
+                if let Some(slots) = &forward.slots {
+                    let full =
+                        || Refusal::new(Reason::Overloaded, format!("{} under way on {}", slots.most(), rule.name));
+                    exchange.holds(slots.take().ok_or_else(full)?);
+                }
+                route = forward.targets.pick(None, 0);
+            }
+        }
+    }
+    passage.request(&route.filters, head, connection, exchange, route.timeout).await?;
+    Ok(route)
 }
 
 /// The request as the app gets it.
@@ -93,6 +135,7 @@ fn incoming(
     view: &InboundView,
     caller: &Caller,
     request: Request<Incoming>,
+    route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, Refusal> {
     let host = host_header(&request, view)?;
@@ -100,7 +143,7 @@ fn incoming(
     headers::strip_request(&mut head.headers);
     tell_of_caller(&mut head.headers, view, caller, &host);
     head.headers.insert(header::HOST, host);
-    let mut request = Request::new(request_body(body, &view.app, exchange));
+    let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;

@@ -8,13 +8,16 @@ mod gather;
 mod headers;
 mod hedge;
 mod inbound;
+mod mirror;
 mod outbound;
+mod passage;
 mod replay;
 mod tries;
 mod verdict;
 
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};
+pub use verdict::note_breaker;
 
 use crate::reason::Reason;
 

@@ -2,20 +2,23 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{Request, Response, Uri, header};
+use http::{HeaderValue, Request, Response, Uri, header, request};
 use hyper::body::Incoming;
 
 use super::answer::{Dialect, answer, answer_bytes};
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
-use super::{Refusal, headers, tries};
+use super::{Refusal, headers, mirror, tries};
+use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
 use crate::published::Published;
 use crate::reason::Reason;
-use crate::route::{Route, RouteTable};
+use crate::route::{Action, Forward, Route, RouteTable, Rule};
 use crate::telemetry::{AccessLog, Flow, trace};
 use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
@@ -25,6 +28,8 @@ pub struct OutboundShared {
     /// Counts what names no upstream.
     pub unrouted: Arc<Flow>,
     pub access_log: Arc<Published<Option<AccessLog>>>,
+    /// Copies for shadows: cut when the sidecar ends, never waited for.
+    pub mirrors: Lifecycle,
 }
 
 /// Outbound on one worker, for one listener.
@@ -48,54 +53,107 @@ impl Outbound {
         let ids = headers::identify(&mut head.headers);
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
-        match self.forward(connection, Request::from_parts(head, body), &mut exchange).await {
-            Ok((answer, route)) => finish(answer, &route, exchange),
-            Err(refusal) => refuse(&refusal, dialect, exchange),
-        }
+        let mut passage = Passage::default();
+        let request = Request::from_parts(head, body);
+        let response = match self.forward(connection, request, &mut exchange, &mut passage).await {
+            Ok((answer, route)) => finish(answer, route.idle_timeout, exchange),
+            Err(ended) => passage::end(ended, dialect, exchange),
+        };
+        passage.response(response)
     }
 
     async fn forward(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Answer, Arc<Route>), Refusal> {
+        passage: &mut Passage,
+    ) -> Result<(Answer, Arc<Route>), Ended> {
         headers::check(&request)?;
-        let route = self.route(&request)?;
+        let (mut head, body) = request.into_parts();
+        let (route, rule) = match self.way(&mut head, exchange)? {
+            Way::Host(route) => (route, None),
+            Way::Rule(rule) => match &rule.action {
+                Action::Forward(forward) => (target(forward, &head, connection).clone(), Some(rule)),
+                Action::Answer(reply, filters) => {
+                    passage.request(filters, &mut head, connection, exchange, None).await?;
+                    return Err(passage::reply(reply, &head.uri));
+                }
+            },
+        };
         exchange.belongs_to(&route.flow);
-        let key = route
-            .hash_on
-            .as_ref()
-            .and_then(|on| on.key(request.headers(), request.uri(), connection.peer.address.ip()));
-        let request = outgoing(request, &route, exchange)?;
+        passage.request(&route.filters, &mut head, connection, exchange, route.timeout).await?;
+        let source = connection.peer.address.ip();
+        let key = route.hash_on.as_ref().and_then(|on| on.key(&head.headers, &head.uri, source));
+        let forward = rule.as_deref().and_then(Rule::forward);
+        if let Some((rule, forward)) = rule.as_deref().zip(forward) {
+            rewrite(rule, forward, &mut head)?;
+        }
+        let request = outgoing(head, body, &route, exchange)?;
+        if let Some(mirror) = forward.and_then(|forward| forward.mirror.as_ref()) {
+            let (carrier, told) = ((&self.pool, &self.shared.mirrors), (connection, &exchange.request_id));
+            mirror::send(mirror, carrier, &request, told);
+        }
         let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
         Ok((answer, route))
     }
 
-    fn route(&self, request: &Request<Incoming>) -> Result<Arc<Route>, Refusal> {
+    /// Where a request goes. A listener of an upstream's own leads there, whatever the request says; on the shared port the
+    /// first rule that matches decides, then Host.
+    fn way(&self, head: &mut request::Parts, exchange: &mut Exchange) -> Result<Way, Refusal> {
         let routes = self.shared.routes.peek();
         if let Some(name) = &self.fixed {
-            routes.by_name(name.as_str()).cloned().ok_or_else(|| {
+            let found = routes.by_name(name.as_str()).cloned().map(Way::Host);
+            return found.ok_or_else(|| {
                 Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
-            })
-        } else {
-            let host = headers::host_of(request);
-            let found = routes.by_host(host).cloned();
-            found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
+            });
         }
+        if !routes.rules().is_empty()
+            && let Some(rule) = passage::rule_for(routes.rules(), head, exchange)?
+        {
+            return Ok(Way::Rule(rule.clone()));
+        }
+        let host = headers::host_of(head);
+        let found = routes.by_host(host).cloned().map(Way::Host);
+        found.map_err(|reason| Refusal::new(reason, format!("host {host:?}")))
     }
 }
 
-/// The request as it leaves: hop-by-hop and forwarding headers gone, the service's name as its authority.
+/// What decides where a request goes.
+enum Way {
+    Host(Arc<Route>),
+    Rule(Arc<Rule>),
+}
+
+fn target<'f>(forward: &'f Forward, head: &request::Parts, connection: &Connection) -> &'f Arc<Route> {
+    let sticky = forward.targets.sticky.as_ref();
+    let key = sticky.and_then(|on| on.key(&head.headers, &head.uri, connection.peer.address.ip()));
+    forward.targets.pick(key, fastrand::u64(..))
+}
+
+fn rewrite(rule: &Rule, forward: &Forward, head: &mut request::Parts) -> Result<(), Refusal> {
+    let Some(rewrite) = &forward.rewrite else { return Ok(()) };
+    let target = rewrite.apply(&rule.matcher, &head.uri);
+    let target = target.ok_or_else(|| Refusal::new(Reason::BadRequest, "the rewritten path is no path"))?;
+    passage::set_target(&mut head.uri, target)
+}
+
+/// The request as it leaves: hop-by-hop and forwarding headers gone, the service's name as its authority unless the
+/// caller's is to be kept.
 fn outgoing(
-    request: Request<Incoming>,
+    mut head: request::Parts,
+    body: Incoming,
     route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, Refusal> {
-    let (mut head, body) = request.into_parts();
     headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
-    head.headers.insert(header::HOST, route.host.clone());
+    if route.authority.is_some() {
+        head.headers.insert(header::HOST, route.host.clone());
+    } else if let Some(authority) = head.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str());
+        head.headers.insert(header::HOST, host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))?);
+    }
     let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
@@ -125,7 +183,7 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
 }
 
 /// The endpoint's answer on its way to the caller.
-pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Response<ResponseBody> {
+pub(super) fn finish(answer: Answer, idle: Duration, exchange: Exchange) -> Response<ResponseBody> {
     let (mut head, body) = match answer {
         Answer::Whole(response) => {
             let (head, body) = response.into_parts();
@@ -133,7 +191,7 @@ pub(super) fn finish(answer: Answer, route: &Route, exchange: Exchange) -> Respo
         }
         Answer::Streaming(response, lease) => {
             let (head, body) = response.into_parts();
-            (head, ResponseBody::upstream(body, lease, route.idle_timeout, exchange))
+            (head, ResponseBody::upstream(body, lease, idle, exchange))
         }
     };
     headers::strip_hop_by_hop(&mut head.headers);

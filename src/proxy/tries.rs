@@ -16,7 +16,7 @@ use super::exchange::Exchange;
 use super::gather::{Begun, Gathered, Patience, Whole, gather};
 use super::hedge;
 use super::replay::{ATTEMPT, Replay, attempt_of, attempt_value};
-use super::verdict::{Taken, judge, note_failure, note_transition, retry_after, take};
+use super::verdict::{PENALTY, Taken, judge, note_failure, note_transition, retry_after, take};
 use crate::clock;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
@@ -298,7 +298,12 @@ const RESET: Failure = Failure::Reset { reused: true };
 /// follow.
 async fn attempt<'a>(pool: &Pool, trying: Trying<'a>, request: Request<RequestBody>, again: bool) -> Tried<'a> {
     let route = trying.route;
-    let want = Want { http2: route.http2, authority: route.authority.as_ref(), connect_timeout: route.connect_timeout };
+    let want = Want {
+        http2: route.http2,
+        authority: route.authority.as_ref(),
+        connect_timeout: route.connect_timeout,
+        limit: route.service.connections(),
+    };
     let sent = match pool.send(trying.endpoint(), request, want).await {
         Ok(sent) => sent,
         Err(failed) => return (trying, Err(failed)),
@@ -336,6 +341,9 @@ impl Trying<'_> {
         let taken = take(head.status(), head.headers(), bodiless);
         let good = taken.shed || !self.route.failures.contains(taken.status);
         let transition = self.lease().answered(sent.at, now, good);
+        if taken.shed || !good {
+            self.lease().disappointed(PENALTY, now);
+        }
         note_transition(self.route, self.lease(), transition, &taken.status);
         if let Some(hedge) = &self.route.hedge {
             hedge.observe(now.saturating_duration_since(sent.at));

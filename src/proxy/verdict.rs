@@ -11,8 +11,8 @@ use super::headers::seconds;
 use crate::clock;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
-use crate::service::{BreakerState, Lease, Transition};
-use crate::telemetry::{BreakerChange, TryOutcome};
+use crate::service::{BreakerState, Endpoint, Lease, Transition};
+use crate::telemetry::{BreakerChange, Flow, TryOutcome};
 use crate::upstream::{AttemptError, BodyFate, Failed};
 
 /// The verdict on a try without an answer.
@@ -40,6 +40,8 @@ pub(super) fn judge(failed: &Failed, exchange: &Exchange) -> Judged {
             fate => judged(TryOutcome::Cancelled, Failure::Final, body_reason(fate)),
         },
         AttemptError::BadRequest(_) => judged(TryOutcome::Cancelled, Failure::Final, Reason::BadRequest),
+        // Another endpoint's connections are under the same limit.
+        AttemptError::Overloaded => judged(TryOutcome::Unsent, Failure::Final, Reason::Overloaded),
         AttemptError::BadResponse(_) => judged(TryOutcome::BadResponse, Failure::Final, Reason::BadResponse),
         AttemptError::RequestBody(_) => {
             judged(TryOutcome::Cancelled, Failure::Final, body_reason(exchange.upload_fate()))
@@ -63,8 +65,9 @@ pub(super) fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
         AttemptError::Connect { .. } | AttemptError::WrongPeer { .. } | AttemptError::BadPeer { .. } => {
             lease.unreachable(now)
         }
-        AttemptError::Reset(_) | AttemptError::BadResponse(_) => lease.broke(RESET_PENALTY, now),
+        AttemptError::Reset(_) | AttemptError::BadResponse(_) => lease.broke(PENALTY, now),
         AttemptError::NoIdentity
+        | AttemptError::Overloaded
         | AttemptError::Unsent(_)
         | AttemptError::RequestBody(_)
         | AttemptError::BadRequest(_) => None,
@@ -72,31 +75,40 @@ pub(super) fn note_failure(route: &Route, lease: &Lease, error: &AttemptError) {
     note_transition(route, lease, transition, error);
 }
 
-/// Says once what became of an endpoint's breaker, and counts it.
+/// What became of an endpoint's breaker through one request.
 pub(super) fn note_transition(
     route: &Route,
     lease: &Lease,
     transition: Option<Transition>,
     cause: &dyn std::fmt::Display,
 ) {
-    let Some(Transition { to, cause: why, open_for }) = transition else { return };
-    let (service, endpoint) = (route.service.name(), lease.endpoint().listing.address);
-    match to {
-        BreakerState::Open => {
-            tracing::warn!(%service, %endpoint, ?why, %cause, ?open_for, "endpoint ejected");
-        }
-        BreakerState::HalfOpen => tracing::info!(%service, %endpoint, "endpoint probed with one request"),
-        BreakerState::Closed => tracing::info!(%service, %endpoint, ?why, "endpoint back in use"),
+    if let Some(transition) = transition {
+        note_breaker(&route.flow, lease.endpoint(), transition, cause);
     }
-    route.flow.breaker(match to {
-        BreakerState::Open => BreakerChange::Open,
-        BreakerState::HalfOpen => BreakerChange::HalfOpen,
-        BreakerState::Closed => BreakerChange::Closed,
+}
+
+/// Says once what became of an endpoint's breaker, and counts it.
+pub fn note_breaker(flow: &Flow, endpoint: &Endpoint, transition: Transition, cause: &dyn std::fmt::Display) {
+    let Transition { to, cause: why, open_for } = transition;
+    let (service, endpoint) = (flow.service(), endpoint.listing.address);
+    flow.breaker(match to {
+        BreakerState::Open => {
+            tracing::warn!(service, %endpoint, ?why, %cause, ?open_for, "endpoint ejected");
+            BreakerChange::Open
+        }
+        BreakerState::HalfOpen => {
+            tracing::info!(service, %endpoint, "endpoint probed with one request");
+            BreakerChange::HalfOpen
+        }
+        BreakerState::Closed => {
+            tracing::info!(service, %endpoint, ?why, "endpoint back in use");
+            BreakerChange::Closed
+        }
     });
 }
 
-/// A reset counts as an answer this slow, so that others are preferred for a while.
-const RESET_PENALTY: Duration = Duration::from_millis(250);
+/// A reset or a bad answer counts as an answer this slow, so that others are preferred for a while.
+pub(super) const PENALTY: Duration = Duration::from_millis(250);
 
 /// How an answer is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

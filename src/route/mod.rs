@@ -2,7 +2,12 @@
 
 mod hash;
 mod hedge;
+mod matcher;
+mod path;
 mod retry;
+mod rule;
+mod slots;
+mod split;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +16,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::Authority;
 
+use crate::filter::Chain;
 use crate::names::ServiceName;
 use crate::reason::Reason;
 use crate::service::Service;
@@ -18,7 +24,12 @@ use crate::telemetry::Flow;
 
 pub use hash::HashOn;
 pub use hedge::{Hedge, HedgeAfter};
+pub use matcher::{Condition, HostMatch, Matcher, PathMatch, Pattern, Subject};
+pub use path::normalised;
 pub use retry::{Backoff, Failure, OnReset, RetryPolicy, StatusSet};
+pub use rule::{Action, Forward, MOST_MIRRORED, Mirror, Redirect, Reply, Rewrite, Rule};
+pub use slots::{Slot, Slots};
+pub use split::Split;
 
 /// One declared upstream with its policy.
 pub struct Route {
@@ -38,6 +49,8 @@ pub struct Route {
     /// Of a stream without a byte: an answer's body, and a request's once the answer began.
     pub idle_timeout: Duration,
     pub retry: RetryPolicy,
+    /// The plugins of all scopes that the request is in.
+    pub filters: Chain,
     /// The number of the try travels with the request. Not toward our own app, which is told the caller's.
     pub counts_attempts: bool,
     /// A second try beside a slow first one.
@@ -52,11 +65,17 @@ pub struct Route {
 #[derive(Default)]
 pub struct RouteTable {
     by_name: HashMap<ServiceName, Arc<Route>>,
+    rules: Vec<Arc<Rule>>,
 }
 
 impl RouteTable {
-    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
-        Self { by_name: routes.into_iter().map(|r| (r.service.name().clone(), r)).collect() }
+    pub fn new(routes: impl IntoIterator<Item = Arc<Route>>, rules: Vec<Arc<Rule>>) -> Self {
+        Self { by_name: routes.into_iter().map(|r| (r.service.name().clone(), r)).collect(), rules }
+    }
+
+    /// The rules that stand before the Host rule, in order.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
     }
 
     /// The upstream that a Host (or authority) names: `orders`, `orders:PORT` or `orders.mesh`, in any case.
@@ -96,6 +115,11 @@ impl RouteTable {
     }
 }
 
+/// The first rule that matches.
+pub fn first<'a>(rules: &'a [Arc<Rule>], subject: &Subject<'_>) -> Option<&'a Arc<Rule>> {
+    rules.iter().find(|rule| rule.matcher.matches(subject))
+}
+
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') && port.bytes().all(|c| c.is_ascii_digit()) => name,
@@ -129,13 +153,14 @@ mod tests {
                 body_idle: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(1),
                 retry: RetryPolicy::default(),
+                filters: Chain::default(),
                 counts_attempts: true,
                 hedge: None,
                 failures: StatusSet::GATEWAY,
                 hash_on: None,
             })
         };
-        let table = RouteTable::new([route("orders"), route("a.b")]);
+        let table = RouteTable::new([route("orders"), route("a.b")], Vec::new());
         for host in ["orders", "orders:9101", "orders.mesh", "orders.mesh:80", "ORDERS", "Orders.Mesh"] {
             assert_eq!(table.by_host(host).unwrap().service.name().as_str(), "orders", "{host}");
         }

@@ -1,31 +1,50 @@
 //! How many retries a service's callers may add: a share of the requests, with a floor for quiet times. Keeps an outage
 //! from being made worse (finagle's and Linkerd's retry budget).
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
+use super::policy::BudgetPolicy;
+use super::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-/// A bucket of retries. Each request puts in a fifth of one, each second ten; each retry takes one.
+/// A bucket of retries. Each request and each second puts in what the policy says; each retry takes one. What is saved is
+/// bounded, so that a long good time does not pay for a storm: `SAVED` retries, or ten seconds of a floor above 50/s.
 pub struct RetryBudget {
-    epoch: Instant,
     /// Thousandths of a retry.
     balance: AtomicI64,
-    /// Milliseconds since `epoch` up to which the floor was paid in.
+    /// Milliseconds up to which the floor was paid in, plus one second: that of the beginning.
     paid: AtomicU64,
+    /// Thousandths of a retry that a request pays in.
+    per_request: AtomicU32,
+    /// Retries that a second pays in, which is thousandths for each millisecond.
+    per_second: AtomicU32,
 }
 
 impl RetryBudget {
-    pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, balance: AtomicI64::new(FLOOR_PER_SECOND * 1000), paid: AtomicU64::new(0) }
+    /// One second of the floor is due from the beginning. Moments are milliseconds since the service's epoch.
+    pub fn new(policy: BudgetPolicy) -> Self {
+        let budget = Self {
+            balance: AtomicI64::new(0),
+            paid: AtomicU64::new(0),
+            per_request: AtomicU32::new(0),
+            per_second: AtomicU32::new(0),
+        };
+        budget.follow(policy);
+        budget
     }
 
-    pub(super) fn deposit(&self) {
-        if self.balance.load(Ordering::Relaxed) < CEILING {
-            self.balance.fetch_add(PER_REQUEST, Ordering::Relaxed);
+    /// Takes another policy; what was saved is kept.
+    pub fn follow(&self, policy: BudgetPolicy) {
+        // A float cast saturates; the configuration holds the ratio to 0.0 to 1.0.
+        self.per_request.store((policy.ratio * 1000.0).round() as u32, Ordering::Relaxed);
+        self.per_second.store(policy.min_per_second, Ordering::Relaxed);
+    }
+
+    pub fn deposit(&self) {
+        if self.balance.load(Ordering::Relaxed) < self.ceiling() {
+            self.balance.fetch_add(i64::from(self.per_request.load(Ordering::Relaxed)), Ordering::Relaxed);
         }
     }
 
     /// True if a retry may be made; it is then paid for.
-    pub(super) fn withdraw(&self, now: Instant) -> bool {
+    pub fn withdraw(&self, now: u64) -> bool {
         self.pay_floor(now);
         let mut balance = self.balance.load(Ordering::Relaxed);
         while balance >= 1000 {
@@ -37,48 +56,20 @@ impl RetryBudget {
         false
     }
 
-    fn pay_floor(&self, now: Instant) {
-        let at = now.saturating_duration_since(self.epoch).as_millis() as u64;
+    /// Pays for the time since the last payment, for one second at most: a quiet hour earns no more than a second.
+    fn pay_floor(&self, now: u64) {
         let paid = self.paid.load(Ordering::Relaxed);
-        let due = at.saturating_sub(paid).min(1000) as i64 * FLOOR_PER_SECOND;
-        if due > 0 && self.paid.compare_exchange(paid, at, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let room = CEILING - self.balance.load(Ordering::Relaxed);
+        let until = now.saturating_add(1000);
+        let due = until.saturating_sub(paid).min(1000) as i64 * i64::from(self.per_second.load(Ordering::Relaxed));
+        if due > 0 && self.paid.compare_exchange(paid, until, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let room = self.ceiling() - self.balance.load(Ordering::Relaxed);
             self.balance.fetch_add(due.min(room.max(0)), Ordering::Relaxed);
         }
     }
-}
 
-/// Thousandths that a request pays in: 20 %.
-const PER_REQUEST: i64 = 200;
-const FLOOR_PER_SECOND: i64 = 10;
-/// Savings are bounded, so that a long quiet time does not pay for a storm: about ten seconds at 1,000 requests/s.
-const CEILING: i64 = 2_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn retries_stay_within_a_fifth_of_the_requests_plus_the_floor() {
-        let start = Instant::now();
-        let budget = RetryBudget::new(start);
-        let mut retries = 0;
-        for millis in 0..10_000u64 {
-            budget.deposit();
-            while budget.withdraw(start + Duration::from_millis(millis)) {
-                retries += 1;
-            }
-        }
-        assert!((2_000..=2_000 + 10 * 10 + 10).contains(&retries), "{retries} retries for 10,000 requests in 10 s");
-    }
-
-    #[test]
-    fn a_quiet_service_may_still_retry() {
-        let start = Instant::now();
-        let budget = RetryBudget::new(start);
-        assert!((0..10).all(|_| budget.withdraw(start)));
-        assert!(!budget.withdraw(start));
-        assert!(budget.withdraw(start + Duration::from_millis(150)));
+    fn ceiling(&self) -> i64 {
+        (i64::from(self.per_second.load(Ordering::Relaxed)) * 10).max(SAVED) * 1000
     }
 }
+
+const SAVED: i64 = 500;

@@ -1,17 +1,19 @@
-//! What a registry says of an endpoint, and the immutable set made from it. Succession: an endpoint that stays keeps its
-//! load, its reachability and its connections.
+//! What a registry says of an endpoint, and what is learned of it, which passes from set to set.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::balance::{Balance, Picker};
+use super::breaker::{Breaker, BreakerView, Ticket};
+use super::gate::Gate;
 use super::load::Load;
+use super::policy::BreakerPolicy;
 use super::reach::{Reach, Reachable};
 use crate::names::ServiceName;
+use crate::published::Published;
 
 /// One endpoint as a registry lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,9 +51,39 @@ pub enum Wire {
     },
 }
 
+/// What the endpoints of one service have in common.
+pub(super) struct Shared {
+    pub epoch: Instant,
+    pub breaker: Published<BreakerPolicy>,
+    /// Ejected endpoints, and how many may be.
+    pub room: Gate,
+    /// One more with each change of who can be used: what was prepared for picking is then made anew.
+    changes: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(policy: BreakerPolicy, epoch: Instant) -> Self {
+        Self { epoch, breaker: Published::new(policy), room: Gate::new(0), changes: AtomicU64::new(0) }
+    }
+
+    pub(super) fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
 /// An endpoint in use: what is listed, and what we learned of it.
 pub struct Endpoint {
     pub listing: Listing,
+    /// 0 for the service's own, 1 and up for its failovers.
+    pub(super) tier: u32,
     pub(super) state: Arc<EndpointState>,
 }
 
@@ -61,20 +93,31 @@ pub(super) struct EndpointState {
     number: u64,
     pub load: Load,
     pub reach: Reach,
+    pub breaker: Breaker,
+    pub shared: Arc<Shared>,
+    /// When it joined a set that had others, in milliseconds since the epoch; 0 for those that were there first.
+    pub joined: AtomicU64,
     /// False once it left the set or turned critical: idle connections to it are then closed.
-    wanted: AtomicBool,
+    pub wanted: AtomicBool,
 }
 
 impl Endpoint {
-    fn new(listing: Listing, epoch: Instant) -> Self {
+    pub(super) fn new(listing: Listing, tier: u32, shared: &Arc<Shared>, joined: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let usable = listing.health != Health::Critical;
         let state = EndpointState {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            load: Load::new(epoch),
-            reach: Reach::new(epoch),
-            wanted: AtomicBool::new(listing.health != Health::Critical),
+            load: Load::new(shared.epoch),
+            reach: Reach::new(shared.epoch),
+            breaker: Breaker::new(),
+            shared: shared.clone(),
+            joined: AtomicU64::new(joined),
+            wanted: AtomicBool::new(usable),
         };
-        Self { listing, state: Arc::new(state) }
+        if !usable {
+            state.breaker.suspend(&shared.room);
+        }
+        Self { listing, tier, state: Arc::new(state) }
     }
 
     pub fn number(&self) -> u64 {
@@ -89,147 +132,106 @@ impl Endpoint {
         self.state.reach.state(now)
     }
 
+    pub fn breaker(&self, now: Instant) -> BreakerView {
+        let shared = &self.state.shared;
+        self.state.breaker.view(&shared.breaker.peek(), shared.millis(now))
+    }
+
     pub fn is_wanted(&self) -> bool {
         self.state.wanted.load(Ordering::Relaxed)
     }
 
-    fn is_same(&self, listing: &Listing) -> bool {
+    /// The same in every sidecar and every version: rapidhash v3 of id and address.
+    pub(super) fn hash(&self) -> u64 {
+        rapidhash::v3::rapidhash_v3(format!("{}\0{}", self.listing.id, self.listing.address).as_bytes())
+    }
+
+    /// Makes the caller's request one of this endpoint's, and its probe where a pause is over; `None` where it is left out.
+    pub(super) fn take(&self, now: Instant) -> Option<Ticket> {
+        let EndpointState { breaker, reach, shared, .. } = &*self.state;
+        let ticket = match breaker.ticket() {
+            closed @ Ticket::Counted(_) => match reach.state(now) {
+                Reachable::Yes => return Some(closed),
+                Reachable::Due => reach.claim(now).then_some(closed)?,
+                Reachable::No => return None,
+            },
+            Ticket::Probe(_) | Ticket::Uncounted => {
+                let at = shared.millis(now);
+                if breaker.due().is_none_or(|due| at < due) || reach.state(now) == Reachable::No {
+                    return None;
+                }
+                let probe = breaker.claim(at)?;
+                if reach.state(now) == Reachable::Due && !reach.claim(now) {
+                    breaker.abandoned(probe);
+                    return None;
+                }
+                probe
+            }
+        };
+        shared.changed();
+        Some(ticket)
+    }
+
+    /// Whether `take` would give a ticket.
+    pub(super) fn fits(&self, now: Instant) -> bool {
+        self.standing(now) != Standing::Ejected && self.standing(now) != Standing::Shut
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let EndpointState { breaker, reach, shared, .. } = &*self.state;
+        let reachable = reach.state(now);
+        if let Ticket::Counted(_) = breaker.ticket() {
+            return match reachable {
+                Reachable::Yes => Standing::Ready,
+                Reachable::Due => Standing::Due,
+                Reachable::No => Standing::Shut,
+            };
+        }
+        match breaker.due() {
+            Some(due) if shared.millis(now) >= due && reachable != Reachable::No => Standing::Due,
+            _ => Standing::Ejected,
+        }
+    }
+
+    /// When an endpoint that is left out may be probed, as far as time alone decides.
+    pub(super) fn next_due(&self) -> u64 {
+        let until = self.state.reach.until();
+        match self.state.breaker.ticket() {
+            Ticket::Counted(_) => until,
+            _ => self.state.breaker.due().map_or(u64::MAX, |due| due.max(until)),
+        }
+    }
+
+    /// The share of its weight that an endpoint gets which joined lately: from a tenth to the whole within `RAMP`, in
+    /// thousandths. `None` where it has been there for longer.
+    pub(super) fn ramp(&self, at: u64) -> Option<u32> {
+        let joined = self.state.joined.load(Ordering::Relaxed);
+        let age = at.saturating_sub(joined);
+        (joined != 0 && age < RAMP).then(|| (100 + 900 * age / RAMP) as u32)
+    }
+
+    pub(super) fn ramps_until(&self) -> u64 {
+        match self.state.joined.load(Ordering::Relaxed) {
+            0 => 0,
+            joined => joined + RAMP,
+        }
+    }
+
+    pub(super) fn is_same(&self, listing: &Listing) -> bool {
         self.listing.id == listing.id && self.listing.address == listing.address && self.listing.wire == listing.wire
     }
 }
 
-/// All endpoints of a service as of one answer of its registry, with what is needed to pick one.
-pub struct EndpointSet {
-    /// Sorted by id and address: succession merges two lists in one walk.
-    all: Box<[Arc<Endpoint>]>,
-    pub(super) usable: Box<[Arc<Endpoint>]>,
-    pub(super) picker: Picker,
+/// What an endpoint can be used for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Ready,
+    /// A pause is over: one request may try it.
+    Due,
+    /// Not reached lately, though not ejected: better than nothing.
+    Shut,
+    Ejected,
 }
 
-impl EndpointSet {
-    pub(super) fn empty(balance: Balance) -> Self {
-        Self { all: Box::new([]), usable: Box::new([]), picker: Picker::new(balance, &[]) }
-    }
-
-    /// The set that follows on `self` when a registry lists `listed`.
-    pub(super) fn succeed(&self, mut listed: Vec<Listing>, balance: Balance, epoch: Instant) -> Self {
-        listed.sort_by(|a, b| (&a.id, a.address).cmp(&(&b.id, b.address)));
-        listed.dedup_by(|a, b| a.id == b.id && a.address == b.address);
-        let mut old = self.all.iter().peekable();
-        let mut all = Vec::with_capacity(listed.len());
-        for listing in listed {
-            let key = (&listing.id, listing.address);
-            while let Some(gone) = old.next_if(|o| (&o.listing.id, o.listing.address) < key) {
-                gone.state.wanted.store(false, Ordering::Relaxed);
-            }
-            let known = old.next_if(|o| (&o.listing.id, o.listing.address) == key);
-            all.push(match known {
-                Some(known) if known.listing == listing => known.clone(),
-                Some(known) if known.is_same(&listing) => Self::renewed(known, listing),
-                Some(other) => {
-                    other.state.wanted.store(false, Ordering::Relaxed);
-                    Arc::new(Endpoint::new(listing, epoch))
-                }
-                None => Arc::new(Endpoint::new(listing, epoch)),
-            });
-        }
-        for gone in old {
-            gone.state.wanted.store(false, Ordering::Relaxed);
-        }
-        let usable: Box<[_]> = all.iter().filter(|e| e.listing.health != Health::Critical).cloned().collect();
-        let picker = Picker::new(balance, &usable);
-        Self { all: all.into(), usable, picker }
-    }
-
-    fn renewed(known: &Arc<Endpoint>, listing: Listing) -> Arc<Endpoint> {
-        let usable = listing.health != Health::Critical;
-        if usable && known.listing.health == Health::Critical {
-            // The registry has seen it recover: no need to wait for our own pause to end.
-            known.state.reach.open();
-        }
-        known.state.wanted.store(usable, Ordering::Relaxed);
-        Arc::new(Endpoint { listing, state: known.state.clone() })
-    }
-
-    /// The same endpoints under another balancer.
-    pub(super) fn rebalanced(&self, balance: Balance) -> Self {
-        Self { all: self.all.clone(), usable: self.usable.clone(), picker: Picker::new(balance, &self.usable) }
-    }
-
-    pub fn all(&self) -> &[Arc<Endpoint>] {
-        &self.all
-    }
-
-    pub fn listings(&self) -> impl Iterator<Item = &Listing> {
-        self.all.iter().map(|e| &e.listing)
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    pub fn listing(id: &str, weight: u32, health: Health) -> Listing {
-        let port = id.bytes().fold(1000u16, |p, b| p.wrapping_mul(31).wrapping_add(u16::from(b))) | 1;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Listing { id: id.into(), address, weight, health, wire: Wire::Plain, zone: None }
-    }
-
-    #[test]
-    fn survivors_keep_their_state_and_leavers_are_unwanted() {
-        let epoch = Instant::now();
-        let first = EndpointSet::empty(Balance::LeastLoaded).succeed(
-            vec![listing("a", 1, Health::Passing), listing("b", 1, Health::Passing)],
-            Balance::LeastLoaded,
-            epoch,
-        );
-        let (a, b) = (first.all[0].clone(), first.all[1].clone());
-        let second = first.succeed(
-            vec![listing("b", 5, Health::Passing), listing("c", 1, Health::Critical)],
-            Balance::LeastLoaded,
-            epoch,
-        );
-        assert_eq!(second.all[0].number(), b.number(), "a change of weight is no change of the endpoint");
-        assert_eq!(second.all[0].listing.weight, 5);
-        assert!(!a.is_wanted() && b.is_wanted());
-        assert_eq!(second.usable.len(), 1, "critical ones are known but not used");
-        assert!(!second.all[1].is_wanted());
-    }
-
-    #[test]
-    fn an_endpoint_that_recovers_in_the_registry_is_reachable_at_once() {
-        let epoch = Instant::now();
-        let set = EndpointSet::empty(Balance::LeastLoaded);
-        let well = set.succeed(vec![listing("a", 1, Health::Passing)], Balance::LeastLoaded, epoch);
-        well.all[0].state.reach.failed(epoch);
-        let ill = well.succeed(vec![listing("a", 1, Health::Critical)], Balance::LeastLoaded, epoch);
-        assert_eq!(ill.all[0].reachable(epoch), Reachable::No);
-        let well = ill.succeed(vec![listing("a", 1, Health::Passing)], Balance::LeastLoaded, epoch);
-        assert_eq!(well.all[0].reachable(epoch), Reachable::Yes);
-    }
-
-    proptest! {
-        #[test]
-        fn succession_lists_what_was_listed_and_keeps_numbers(
-            before in prop::collection::btree_set("[a-d]{1,2}", 0..8),
-            after in prop::collection::btree_set("[a-d]{1,2}", 0..8),
-        ) {
-            let epoch = Instant::now();
-            let list = |ids: &std::collections::BTreeSet<String>| {
-                ids.iter().rev().map(|id| listing(id, 1, Health::Passing)).collect::<Vec<_>>()
-            };
-            let first = EndpointSet::empty(Balance::RoundRobin).succeed(list(&before), Balance::RoundRobin, epoch);
-            let second = first.succeed(list(&after), Balance::RoundRobin, epoch);
-            let ids: Vec<String> = second.listings().map(|l| l.id.to_string()).collect();
-            prop_assert_eq!(ids, after.iter().cloned().collect::<Vec<_>>());
-            for old in first.all() {
-                let kept = second.all().iter().find(|e| e.listing.id == old.listing.id);
-                prop_assert_eq!(kept.is_some(), old.is_wanted());
-                if let Some(kept) = kept {
-                    prop_assert_eq!(kept.number(), old.number());
-                }
-            }
-        }
-    }
-}
+/// Milliseconds of slow start (Envoy's `slow_start_window`, with its default of a tenth to begin with and linear growth).
+pub(super) const RAMP: u64 = Duration::from_secs(10).as_millis() as u64;

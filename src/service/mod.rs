@@ -2,15 +2,44 @@
 //! and chance come in as arguments.
 
 mod balance;
+mod breaker;
 mod budget;
+mod connections;
 mod endpoints;
+mod gate;
+mod gradient;
+mod hashed;
+mod lease;
+mod limits;
 mod load;
 mod policy;
 mod reach;
+mod set;
+mod sync;
+mod view;
+mod weights;
+mod window;
+
+#[cfg(test)]
+mod breaker_tests;
+#[cfg(test)]
+mod budget_tests;
+#[cfg(test)]
+mod connections_tests;
+#[cfg(test)]
+mod gradient_tests;
+#[cfg(test)]
+mod hashed_tests;
+#[cfg(test)]
+mod pick_tests;
+#[cfg(test)]
+mod set_tests;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -19,39 +48,48 @@ use crate::published::Published;
 use crate::reason::Reason;
 
 pub use balance::{Ask, Balance};
-pub use endpoints::{Endpoint, EndpointSet, Health, Listing, Wire};
+pub use breaker::{BreakerState, BreakerView, Cause, Transition};
+pub use connections::{ConnectionLimit, ConnectionSlot, PendingSlot, Waited};
+pub use endpoints::{Endpoint, Health, Listing, Wire};
+pub use lease::Lease;
+pub use limits::Permit;
 pub use load::Load;
 pub use policy::{BreakerPolicy, BudgetPolicy, ErrorRate, Limits, OnAllOpen, Policy};
 pub use reach::Reachable;
+pub use set::{Changed, EndpointSet};
 
 /// One upstream as a whole: one truth for all workers.
 pub struct Service {
     name: ServiceName,
-    epoch: Instant,
+    shared: Arc<endpoints::Shared>,
     endpoints: Published<EndpointSet>,
     turn: AtomicUsize,
     budget: budget::RetryBudget,
-    in_flight: Arc<AtomicU32>,
-    /// Held while a set is replaced: a new listing and a reload may come at the same time.
+    requests: Arc<limits::RequestLimit>,
+    connections: Arc<ConnectionLimit>,
+    /// Held while a set is replaced: a new listing, a reload and a change of who can be used may come at the same time.
     told: Mutex<Told>,
 }
 
 /// What the endpoint set is made of.
 struct Told {
-    policy: Policy,
+    policy: Arc<Policy>,
     /// The service's own endpoints, then those of each failover in order.
     tiers: Vec<Vec<Listing>>,
 }
 
 impl Service {
     pub fn new(name: ServiceName, policy: Policy, now: Instant) -> Self {
+        let policy = Arc::new(policy);
+        let shared = Arc::new(endpoints::Shared::new(policy.breaker, now));
         Self {
             name,
-            epoch: now,
-            endpoints: Published::new(EndpointSet::empty(policy.balance)),
+            endpoints: Published::new(EndpointSet::empty(&policy, &shared)),
             turn: AtomicUsize::new(0),
-            budget: budget::RetryBudget::new(now),
-            in_flight: Arc::default(),
+            budget: budget::RetryBudget::new(policy.budget),
+            requests: Arc::new(limits::RequestLimit::new(&policy, now)),
+            connections: ConnectionLimit::new(policy.limits),
+            shared,
             told: Mutex::new(Told { policy, tiers: Vec::new() }),
         }
     }
@@ -64,50 +102,90 @@ impl Service {
         self.endpoints.snapshot()
     }
 
-    /// Replaces the listing; endpoints that stay keep what was learned of them.
-    pub fn list(&self, listed: Vec<Listing>) {
-        self.list_tier(0, listed);
+    /// Replaces the listing; endpoints that stay keep what was learned of them. Returns the breakers that this closed: of
+    /// endpoints that the registry has seen recover.
+    pub fn list(&self, listed: Vec<Listing>, now: Instant) -> Vec<Changed> {
+        self.list_tier(0, listed, now)
     }
 
-    /// Replaces the listing of one tier: 0 is the service itself, 1 and up its failovers in order. A tier is used while
-    /// no endpoint of those before it can be.
-    pub fn list_tier(&self, tier: usize, listed: Vec<Listing>) {
+    /// As `list`, of one tier: 0 is the service itself, 1 and up its failovers in order. A tier is used while no endpoint
+    /// of those before it can be.
+    pub fn list_tier(&self, tier: usize, listed: Vec<Listing>, now: Instant) -> Vec<Changed> {
         let mut told = self.told.lock();
         if told.tiers.len() <= tier {
             told.tiers.resize(tier + 1, Vec::new());
         }
         told.tiers[tier] = listed;
-        let all = told.tiers.concat();
-        self.endpoints.store(self.endpoints.snapshot().succeed(all, told.policy.balance, self.epoch));
+        let (next, closed) = self.endpoints.snapshot().succeed(&told.tiers, &told.policy, &self.shared, now);
+        self.publish(&told, next);
+        closed
     }
 
     /// Takes another policy and keeps what was learned.
     pub fn reconfigure(&self, policy: Policy) {
         let mut told = self.told.lock();
-        if told.policy != policy {
-            told.policy = policy;
-            self.endpoints.store(self.endpoints.snapshot().rebalanced(told.policy.balance));
+        if *told.policy == policy {
+            return;
         }
+        told.policy = Arc::new(policy);
+        let policy = &told.policy;
+        self.budget.follow(policy.budget);
+        self.requests.follow(policy);
+        self.connections.follow(policy.limits);
+        self.shared.breaker.store(policy.breaker);
+        let next = self.endpoints.snapshot().under(policy, &self.shared);
+        self.publish(&told, next);
     }
 
-    /// Counts a request in.
+    fn publish(&self, told: &Told, next: EndpointSet) {
+        // Slightly more than the product, so that 0.3 of 10 is 3 in spite of binary fractions.
+        let most = told.policy.breaker.max_ejected * next.members.usable.len() as f64 + 1e-9;
+        self.shared.room.set_bound(most as u32);
+        self.endpoints.store(next);
+    }
+
+    /// Counts a request in, until the permit is dropped.
     ///
     /// # Errors
     /// `Overloaded` when as many requests as the limits allow are under way.
-    pub fn admit(&self, _now: Instant) -> Result<Permit, Reason> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Permit { in_flight: self.in_flight.clone() })
+    pub fn admit(&self, now: Instant) -> Result<Permit, Reason> {
+        self.requests.admit(now)
+    }
+
+    /// Requests under way, and how many may be for now.
+    pub fn requests(&self) -> (u32, u32) {
+        (self.requests.held(), self.requests.bound())
+    }
+
+    /// What bounds the pools of all workers together.
+    pub fn connections(&self) -> &Arc<ConnectionLimit> {
+        &self.connections
     }
 
     /// Chooses an endpoint and counts the request in.
     ///
     /// # Errors
-    /// `NoEndpoint` when no usable one is listed.
+    /// `NoEndpoint` when no usable one is listed, `AllEjected` when all of them are ejected and the policy says to fail.
     pub fn lease(&self, ask: &Ask<'_>) -> Result<Lease, Reason> {
-        let set = self.endpoints.peek();
-        let endpoint = set.pick(&self.turn, ask).ok_or(Reason::NoEndpoint)?;
-        endpoint.load().begin();
-        Ok(Lease { endpoint: endpoint.clone(), since: ask.now })
+        let at = self.shared.millis(ask.now);
+        let mut set = self.endpoints.peek();
+        if set.is_stale(&self.shared, at) {
+            self.refresh(&set, ask.now);
+            set = self.endpoints.peek();
+        }
+        let (endpoint, ticket) = set.pick(&self.turn, ask, at)?;
+        Ok(Lease::begin(endpoint.clone(), ticket, ask.now))
+    }
+
+    /// Looks up anew who can be used. Waits for nobody who is at it already, unless the set is small.
+    #[cold]
+    fn refresh(&self, stale: &EndpointSet, now: Instant) {
+        let told = if stale.is_small() { Some(self.told.lock()) } else { self.told.try_lock() };
+        let Some(_told) = told else { return };
+        let current = self.endpoints.snapshot();
+        if current.is_stale(&self.shared, self.shared.millis(now)) {
+            self.endpoints.store(current.refreshed(&self.shared, now));
+        }
     }
 
     /// Counts a request toward the retries that its kind may cost.
@@ -117,149 +195,6 @@ impl Service {
 
     /// True if one more retry is within the budget; it is then paid for.
     pub fn may_retry(&self, now: Instant) -> bool {
-        self.budget.withdraw(now)
-    }
-}
-
-/// A request that was let in, counted until this is dropped.
-pub struct Permit {
-    in_flight: Arc<AtomicU32>,
-}
-
-impl Permit {
-    /// The first answer's head came `latency` after the request was admitted: what an adaptive limit follows.
-    pub fn answered(&self, _latency: Duration, _now: Instant) {}
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What became of an endpoint's breaker, for the log and the count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
-    pub to: BreakerState,
-    pub cause: Cause,
-    /// How long an ejection lasts; zero for the other states.
-    pub open_for: Duration,
-}
-
-/// States of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BreakerState {
-    Closed,
-    Open,
-    HalfOpen,
-}
-
-/// Why a breaker changed its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Too many failures in a row.
-    Consecutive,
-    /// Too large a share of failures.
-    ErrorRate,
-    /// The pause is over: one request probes.
-    Due,
-    /// The probe was answered well.
-    ProbeSucceeded,
-    ProbeFailed,
-    /// The registry has seen it recover.
-    Recovered,
-}
-
-/// A chosen endpoint, counted in flight until this is dropped.
-pub struct Lease {
-    endpoint: Arc<Endpoint>,
-    since: Instant,
-}
-
-impl Lease {
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
-    }
-
-    /// The transition that this very pick made: open to half-open, when this request is the probe.
-    pub fn began(&self) -> Option<Transition> {
-        None
-    }
-
-    /// The head of an answer to a request that left at `sent` came: its latency counts, without the time to connect, and
-    /// the endpoint is reachable. `good` is false for the statuses that the breaker counts as failures.
-    pub fn answered(&self, sent: Instant, now: Instant, good: bool) -> Option<Transition> {
-        let _ = good;
-        self.endpoint.state.load.observe(now.saturating_duration_since(sent), now);
-        let closed = self.endpoint.state.reach.open();
-        closed.then_some(Transition {
-            to: BreakerState::Closed,
-            cause: Cause::ProbeSucceeded,
-            open_for: Duration::ZERO,
-        })
-    }
-
-    /// No connection could be made: the endpoint is left out for a while.
-    pub fn unreachable(&self, now: Instant) -> Option<Transition> {
-        let opened = self.endpoint.state.reach.failed(now);
-        opened.then_some(Transition { to: BreakerState::Open, cause: Cause::Consecutive, open_for: Duration::ZERO })
-    }
-
-    /// The exchange broke: counts as a failure and as a latency of `penalty`, so that others are preferred.
-    pub fn broke(&self, penalty: Duration, now: Instant) -> Option<Transition> {
-        let latency = now.saturating_duration_since(self.since).max(penalty);
-        self.endpoint.state.load.observe(latency, now);
-        None
-    }
-
-    /// No answer within the limit of a try or of the request: a failure, and the time that it took counts.
-    pub fn timed_out(&self, now: Instant) -> Option<Transition> {
-        self.unanswered(now);
-        None
-    }
-
-    /// Given up by the caller: no failure of the endpoint, but the time that it took counts where it is more than what
-    /// is usual.
-    pub fn unanswered(&self, now: Instant) {
-        let taken = now.saturating_duration_since(self.since);
-        if taken > self.endpoint.state.load.latency(now) {
-            self.endpoint.state.load.observe(taken, now);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.endpoint.state.load.end();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::endpoints::tests::listing;
-    use super::*;
-
-    #[test]
-    fn a_lease_counts_in_flight_until_it_is_dropped() {
-        let now = Instant::now();
-        let service = Service::new(ServiceName::parse("orders").unwrap(), Policy::default(), now);
-        let ask = Ask { tried: &[], now, entropy: 1, key: None };
-        assert_eq!(service.lease(&ask).map(|_| ()).unwrap_err(), Reason::NoEndpoint);
-        service.list(vec![listing("a", 1, Health::Passing)]);
-        let lease = service.lease(&ask).unwrap();
-        let endpoint = lease.endpoint().clone();
-        assert_eq!(endpoint.load().in_flight(), 1);
-        drop(lease);
-        assert_eq!(endpoint.load().in_flight(), 0);
-    }
-
-    #[test]
-    fn a_reload_of_the_balancer_keeps_what_was_learned() {
-        let now = Instant::now();
-        let service = Service::new(ServiceName::parse("orders").unwrap(), Policy::default(), now);
-        service.list(vec![listing("a", 1, Health::Passing)]);
-        let before = service.endpoints().all()[0].number();
-        service.reconfigure(Policy { balance: Balance::RoundRobin, ..Policy::default() });
-        assert_eq!(service.endpoints().all()[0].number(), before);
+        self.budget.withdraw(self.shared.millis(now))
     }
 }

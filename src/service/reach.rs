@@ -34,6 +34,11 @@ impl Reach {
         }
     }
 
+    /// Milliseconds since the epoch until which it is left out; 0 while it is reachable.
+    pub(super) fn until(&self) -> u64 {
+        self.shut_until.load(Ordering::Relaxed)
+    }
+
     /// Makes the caller the only one to probe; false where another was quicker or the pause is not over.
     pub(super) fn claim(&self, now: Instant) -> bool {
         let until = self.shut_until.load(Ordering::Relaxed);
@@ -45,11 +50,11 @@ impl Reach {
                 .is_ok()
     }
 
-    /// A connection failed: shut for a pause that doubles with each failure in a row. True if it was open before.
-    pub(super) fn failed(&self, now: Instant) -> bool {
+    /// A connection failed: shut for a pause that doubles with each failure in a row. The pause, if it was open before.
+    pub(super) fn failed(&self, now: Instant) -> Option<Duration> {
         let before = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
         let pause = (FIRST_PAUSE * 2u32.saturating_pow(before)).min(LONGEST_PAUSE);
-        self.shut_until.swap(self.millis(now + pause).max(1), Ordering::Relaxed) == 0
+        (self.shut_until.swap(self.millis(now + pause).max(1), Ordering::Relaxed) == 0).then_some(pause)
     }
 
     /// It answered, or the registry says that it is well anew. True if it was shut before.
@@ -80,13 +85,13 @@ mod tests {
         let start = Instant::now();
         let reach = Reach::new(start);
         assert_eq!(reach.state(start), Reachable::Yes);
-        assert!(reach.failed(start));
+        assert_eq!(reach.failed(start), Some(FIRST_PAUSE));
         assert_eq!(reach.state(start + Duration::from_millis(499)), Reachable::No);
         let due = start + Duration::from_millis(501);
         assert_eq!(reach.state(due), Reachable::Due);
         assert!(reach.claim(due));
         assert!(!reach.claim(due), "one request probes, not all of them");
-        assert!(!reach.failed(due), "it was shut already");
+        assert_eq!(reach.failed(due), None, "it was shut already");
         assert_eq!(reach.state(due + Duration::from_millis(900)), Reachable::No, "the pause doubles");
         assert!(reach.open());
         assert_eq!(reach.state(due), Reachable::Yes);

@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
 /// Declares a closed set of label values.
@@ -79,14 +80,6 @@ labels! {
 labels! {
     ReloadOutcome { Applied = "applied", Refused = "refused", Unchanged = "unchanged" }
 }
-labels! {
-    /// What a plugin decided of a request; `would_…` in shadow mode.
-    PluginDecision {
-        Passed = "passed", Delayed = "delayed", Answered = "answered", Refused = "refused", WouldDelay = "would_delay",
-        WouldAnswer = "would_answer", WouldRefuse = "would_refuse",
-    }
-}
-
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -177,17 +170,17 @@ impl Metrics {
                 "Wishes to try a request again, by what became of them.",
                 &["service", "outcome"],
             ),
-            plugin_decisions: counters(
-                &registry,
-                "outrigger_plugin_decisions_total",
-                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
-                &["plugin", "decision"],
-            ),
             breakers: counters(
                 &registry,
                 "outrigger_breaker_transitions_total",
                 "Changes of endpoints' breakers of an upstream, by what they became: open is ejected, half_open is probed by one request.",
                 &["service", "to"],
+            ),
+            plugin_decisions: counters(
+                &registry,
+                "outrigger_plugin_decisions_total",
+                "What plugins decided of requests; would_… is what one in shadow mode would have done.",
+                &["plugin", "decision"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -300,7 +293,7 @@ impl Metrics {
     /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
     #[must_use]
     pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
-        PluginCounts(per_label(PluginDecision::ALL, |d| self.plugin_decisions.with_label_values(&[plugin, d])))
+        PluginCounts::new(|decision| self.plugin_decisions.with_label_values(&[plugin, decision]))
     }
 
     pub fn connections(&self, direction: Direction, state: ConnectionState) -> IntGauge {
@@ -449,16 +442,6 @@ impl Flow {
     }
 }
 
-/// The handles of one plugin.
-#[derive(Clone)]
-pub struct PluginCounts(Box<[IntCounter]>);
-
-impl PluginCounts {
-    pub fn count(&self, decision: PluginDecision) {
-        self.0[decision as usize].inc();
-    }
-}
-
 fn per_label<L: Copy + LabelText>(all: &[L], resolve: impl Fn(&str) -> IntCounter) -> Box<[IntCounter]> {
     all.iter().map(|label| resolve(label.text())).collect()
 }
@@ -481,12 +464,6 @@ impl LabelText for BreakerChange {
 }
 
 impl LabelText for RetryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for PluginDecision {
     fn text(self) -> &'static str {
         self.as_str()
     }

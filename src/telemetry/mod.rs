@@ -2,10 +2,12 @@
 
 pub mod access_log;
 pub mod metrics;
+mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
 pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
-    HandshakeOutcome, HeartbeatOutcome, Metrics, PluginCounts, PluginDecision, ReloadOutcome, RetryOutcome, TryOutcome,
+    HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
+pub use plugin::{PluginCounts, PluginDecision};

@@ -28,6 +28,8 @@ pub enum AttemptError {
     BadPeer { address: std::net::SocketAddr, cause: String },
     #[error("this sidecar has no identity yet, so it cannot speak mTLS")]
     NoIdentity,
+    #[error("as many connections as allowed are open, and as many requests as allowed wait for one")]
+    Overloaded,
     /// The peer took the connection but not this request; nothing of it can have been acted on.
     #[error("the connection ended before the request was taken: {0}")]
     Unsent(String),

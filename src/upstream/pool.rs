@@ -22,7 +22,7 @@ use super::dial::{Dialed, Dialer};
 use super::{AttemptError, Failed, RequestBody};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
-use crate::service::{Endpoint, Wire};
+use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 
 /// One worker's pool.
 #[derive(Clone)]
@@ -46,6 +46,7 @@ pub struct PoolSettings {
 /// The connections of this worker to one endpoint.
 struct Connections {
     endpoint: Arc<Endpoint>,
+    limit: Arc<ConnectionLimit>,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
     /// One dial at a time while it is open whether the endpoint speaks HTTP/2, so that a burst shares one connection.
@@ -63,7 +64,13 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     /// One reference for the pool's list, one for each stream.
-    streams: Arc<Mutex<Instant>>,
+    streams: Arc<Streams>,
+}
+
+struct Streams {
+    /// When the last one began or ended.
+    last: Mutex<Instant>,
+    limit: Arc<ConnectionLimit>,
 }
 
 impl Shared {
@@ -77,13 +84,15 @@ impl Shared {
 }
 
 /// What a request wants of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Want<'a> {
     /// HTTP/2 where the endpoint's wire leaves it open.
     pub http2: bool,
     /// For HTTP/2; `None`: what Host says.
     pub authority: Option<&'a Authority>,
     pub connect_timeout: Duration,
+    /// What bounds the connections to all endpoints of the service.
+    pub limit: &'a Arc<ConnectionLimit>,
 }
 
 /// An answer whose connection comes back to the pool with the last byte of the body.
@@ -108,7 +117,7 @@ impl Pool {
         request: Request<RequestBody>,
         want: Want<'_>,
     ) -> Result<Sent, Failed> {
-        let connections = self.connections(endpoint);
+        let connections = self.connections(endpoint, want.limit);
         let mut request = request;
         loop {
             let (way, reused) = match self.connection(&connections, want).await {
@@ -124,11 +133,12 @@ impl Pool {
         }
     }
 
-    fn connections(&self, endpoint: &Arc<Endpoint>) -> Arc<Connections> {
+    fn connections(&self, endpoint: &Arc<Endpoint>, limit: &Arc<ConnectionLimit>) -> Arc<Connections> {
         let mut endpoints = self.inner.endpoints.lock();
         let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
             Arc::new(Connections {
                 endpoint: endpoint.clone(),
+                limit: limit.clone(),
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 dialling: tokio::sync::Mutex::default(),
@@ -150,7 +160,7 @@ impl Pool {
     async fn new_connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
         if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
-            return Ok((self.open(to, want).await?, false));
+            return self.open_within_limit(to, want).await;
         }
         // Until the first connection is up nobody knows whether it can be shared: the others wait for it.
         let address = to.endpoint.listing.address;
@@ -160,23 +170,57 @@ impl Pool {
         if let Some(way) = to.at_hand() {
             return Ok((way, true));
         }
-        let way = self.open(to, want).await?;
+        let way = self.open_within_limit(to, want).await?;
         drop(alone);
-        Ok((way, false))
+        Ok(way)
     }
 
-    async fn open(&self, to: &Connections, want: Want<'_>) -> Result<Way, AttemptError> {
-        match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
-            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream).await.map(Way::Http2),
-            Dialed::Plain(stream) => self.open_http1(to, stream).await.map(Way::Http1),
-            #[cfg(test)]
-            Dialed::Memory(stream) => self.open_http1(to, stream).await.map(Way::Http1),
-            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream).await.map(Way::Http2),
-            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream).await.map(Way::Http1),
+    /// Opens a connection where the service's limit allows it, else waits in line for one to come free.
+    async fn open_within_limit(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
+        let slot = match want.limit.try_open() {
+            Some(slot) => slot,
+            None => {
+                let pending = want.limit.try_wait().ok_or(AttemptError::Overloaded)?;
+                self.give_up_idle(to);
+                match pending.connection(|| to.at_hand()).await {
+                    Waited::AtHand(way) => return Ok((way, true)),
+                    Waited::Slot(slot) => slot,
+                }
+            }
+        };
+        Ok((self.open(to, want, slot).await?, false))
+    }
+
+    /// Closes an unused connection to another endpoint of the service, so that its place in the limit goes to `to`.
+    fn give_up_idle(&self, to: &Connections) {
+        let endpoints = self.inner.endpoints.lock();
+        let others = endpoints
+            .values()
+            .filter(|other| other.endpoint.number() != to.endpoint.number() && Arc::ptr_eq(&other.limit, &to.limit));
+        for other in others {
+            if other.idle.lock().pop().is_some() {
+                return;
+            }
         }
     }
 
-    async fn open_http1<S>(&self, to: &Connections, stream: S) -> Result<http1::SendRequest<RequestBody>, AttemptError>
+    async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
+        match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
+            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
+            Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            #[cfg(test)]
+            Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream, slot).await.map(Way::Http2),
+            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream, slot).await.map(Way::Http1),
+        }
+    }
+
+    async fn open_http1<S>(
+        &self,
+        to: &Connections,
+        stream: S,
+        slot: ConnectionSlot,
+    ) -> Result<http1::SendRequest<RequestBody>, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -186,11 +230,12 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
             let _ = connection.await;
+            drop(slot);
         });
         Ok(sender)
     }
 
-    async fn open_http2<S>(&self, to: &Connections, stream: S) -> Result<Shared, AttemptError>
+    async fn open_http2<S>(&self, to: &Connections, stream: S, slot: ConnectionSlot) -> Result<Shared, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -206,8 +251,10 @@ impl Pool {
             .map_err(|error| connect_error(to, &error))?;
         self.inner.lifecycle.spawn("upstream-connection", async move {
             let _ = connection.await;
+            drop(slot);
         });
-        let shared = Shared { sender, streams: Arc::new(Mutex::new(clock::now())) };
+        let shared =
+            Shared { sender, streams: Arc::new(Streams { last: Mutex::new(clock::now()), limit: to.limit.clone() }) };
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -264,7 +311,7 @@ impl Pool {
                 if shared.streams() > 0 {
                     return !shared.sender.is_closed() && wanted;
                 }
-                let idle = now.saturating_duration_since(*shared.streams.lock());
+                let idle = now.saturating_duration_since(*shared.streams.last.lock());
                 wanted && !shared.sender.is_closed() && idle < self.inner.settings.idle
             });
         }
@@ -279,7 +326,7 @@ impl Pool {
 impl Connections {
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
-            *shared.streams.lock() = clock::now();
+            *shared.streams.last.lock() = clock::now();
             return Some(Way::Http2(shared.clone()));
         }
         let mut idle = self.idle.lock();
@@ -394,9 +441,13 @@ impl Tethered {
             Home::Http1 { sender: Some(sender), to } => {
                 if !sender.is_closed() && to.endpoint.is_wanted() {
                     to.idle.lock().push(Idle { sender, since: clock::now() });
+                    to.limit.note_idle();
                 }
             }
-            Home::Http2 { shared } => *shared.streams.lock() = clock::now(),
+            Home::Http2 { shared } => {
+                *shared.streams.last.lock() = clock::now();
+                shared.streams.limit.note_idle();
+            }
             Home::Http1 { sender: None, .. } | Home::Gone => {}
         }
     }
