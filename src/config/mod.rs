@@ -1,5 +1,6 @@
 //! The config file's meaning. Text to tree is `tree`, tree to meaning is `check`; what comes out cannot be wrong.
 
+mod authz;
 mod check;
 #[cfg(test)]
 mod docs;
@@ -29,6 +30,7 @@ mod values;
 #[cfg(test)]
 pub(crate) use docs::markdown;
 pub use environment::Environment;
+pub use authz::IntentionsMode;
 pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]
@@ -43,6 +45,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Rule;
 use crate::consul;
 use crate::filter::Plugin;
 use crate::identity;
@@ -132,6 +135,8 @@ pub struct InboundSettings {
     /// A limit on requests under way to the app that follows its latency.
     pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    pub authz: Vec<Rule>,
+    pub intentions: IntentionsMode,
     pub plugins: Vec<Plugin>,
     pub routes: Vec<AppRouteSettings>,
 }
