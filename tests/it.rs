@@ -35,5 +35,7 @@ mod reload;
 mod resilience;
 #[path = "it/retries.rs"]
 mod retries;
+#[path = "it/subsets.rs"]
+mod subsets;
 #[path = "it/routes.rs"]
 mod routes;

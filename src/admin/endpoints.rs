@@ -7,9 +7,11 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::View;
+use crate::registry::WatchState;
 use crate::route::Route;
-use crate::service::{Endpoint, Health, Reachable, Service, Wire};
+use crate::service::{BreakerState, Endpoint, Health, Reachable, Service, Wire};
 use crate::telemetry::EndpointState;
+use crate::telemetry::access_log::timestamp;
 
 /// `/endpoints`.
 #[derive(Serialize)]
@@ -26,7 +28,19 @@ struct Upstream {
     service: String,
     #[serde(flatten)]
     counts: Counts,
+    /// Where they are listed: the service's own watch, then those of its failovers. Empty for the app.
+    registry: Vec<Watched>,
     endpoints: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct Watched {
+    watch: String,
+    /// Why there is no news, and since when (RFC 3339); absent while all is well. The last good endpoints stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -41,10 +55,27 @@ struct Shown {
     in_flight: u32,
     /// The moving average that balancing goes by; 0 before the first answer.
     latency_ms: f64,
+    breaker: Breaker,
     zone: Option<String>,
     mtls: bool,
     /// Who it must prove to be.
     peer: Option<String>,
+}
+
+/// What was learned of its failures.
+#[derive(Serialize)]
+struct Breaker {
+    /// closed | open | half_open.
+    state: &'static str,
+    /// Failures in a row.
+    consecutive: u32,
+    /// Failures over answers within the window, 0.0 to 1.0.
+    error_rate: f64,
+    /// Answers within the window.
+    requests: u64,
+    ejections: u32,
+    /// Until one request may probe.
+    open_for_ms: u64,
 }
 
 /// Endpoints of a service by state.
@@ -57,23 +88,34 @@ pub(super) struct Counts {
 
 impl Listed {
     pub(super) fn of(view: &View, now: Instant) -> Self {
+        let watches = view.watches.snapshot();
+        let watched = |service: &Service| watches.get(service.name()).map(Vec::as_slice).unwrap_or_default();
+        let upstream = |route: &Arc<Route>| Upstream::of(&route.service, watched(&route.service), now);
         Self {
             service: view.service.to_string(),
             id: view.id.clone(),
-            app: Upstream::of(&view.inbound.view.snapshot().app.service, now),
-            upstreams: upstreams(view).iter().map(|route| Upstream::of(&route.service, now)).collect(),
+            app: Upstream::of(&view.inbound.view.snapshot().app.service, &[], now),
+            upstreams: upstreams(view).iter().map(upstream).collect(),
         }
     }
 }
 
 impl Upstream {
-    fn of(service: &Service, now: Instant) -> Self {
+    fn of(service: &Service, watches: &[Arc<WatchState>], now: Instant) -> Self {
         let endpoints = service.endpoints();
         Self {
             service: service.name().to_string(),
             counts: Counts::of(endpoints.all(), now),
+            registry: watches.iter().map(|watch| Watched::of(watch)).collect(),
             endpoints: endpoints.all().iter().map(|endpoint| Shown::of(endpoint, now)).collect(),
         }
+    }
+}
+
+impl Watched {
+    fn of(state: &WatchState) -> Self {
+        let (error, since) = state.trouble().map(|trouble| (trouble.error, timestamp(trouble.since))).unzip();
+        Self { watch: state.watch.clone(), error, failing_since: since }
     }
 }
 
@@ -92,9 +134,28 @@ impl Shown {
             weight: listing.weight,
             in_flight: endpoint.load().in_flight(),
             latency_ms: (endpoint.load().latency(now).as_secs_f64() * 1e6).round() / 1e3,
+            breaker: Breaker::of(endpoint, now),
             zone: listing.zone.as_deref().map(str::to_owned),
             mtls,
             peer,
+        }
+    }
+}
+
+impl Breaker {
+    fn of(endpoint: &Endpoint, now: Instant) -> Self {
+        let view = endpoint.breaker(now);
+        Self {
+            state: match view.state {
+                BreakerState::Closed => "closed",
+                BreakerState::Open => "open",
+                BreakerState::HalfOpen => "half_open",
+            },
+            consecutive: view.consecutive,
+            error_rate: (view.error_rate * 1e3).round() / 1e3,
+            requests: view.requests,
+            ejections: view.ejections,
+            open_for_ms: view.open_for_remaining.as_millis() as u64,
         }
     }
 }
@@ -139,10 +200,12 @@ pub(super) fn count(view: &View, now: Instant) {
 }
 
 fn state(endpoint: &Endpoint, now: Instant) -> EndpointState {
-    match (endpoint.listing.health, endpoint.reachable(now)) {
-        (Health::Critical, _) => EndpointState::Excluded,
-        (Health::Passing | Health::Warning, Reachable::Yes) => EndpointState::Healthy,
+    if endpoint.listing.health == Health::Critical {
+        return EndpointState::Excluded;
+    }
+    match (endpoint.breaker(now).state, endpoint.reachable(now)) {
+        (BreakerState::Closed, Reachable::Yes) => EndpointState::Healthy,
         // One whose pause is over is no better before its probe has shown it.
-        (Health::Passing | Health::Warning, Reachable::Due | Reachable::No) => EndpointState::Ejected,
+        (BreakerState::Closed | BreakerState::Open | BreakerState::HalfOpen, _) => EndpointState::Ejected,
     }
 }

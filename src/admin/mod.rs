@@ -26,6 +26,7 @@ use crate::identity;
 use crate::names::ServiceName;
 use crate::proxy::{InboundShared, OutboundShared};
 use crate::published::Published;
+use crate::registry::Watches;
 use crate::telemetry::Metrics;
 
 /// What the admin endpoints show and may ask for.
@@ -37,6 +38,7 @@ pub struct View {
     pub identity: Arc<identity::Current>,
     pub outbound: Arc<OutboundShared>,
     pub inbound: Arc<InboundShared>,
+    pub watches: Arc<Watches>,
     pub config: Published<ConfigView>,
     pub commands: mpsc::Sender<Command>,
 }

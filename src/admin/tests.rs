@@ -1,7 +1,7 @@
 //! Admin and metrics over real sockets, with a view made by hand.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,7 +11,8 @@ use super::*;
 use crate::identity::Identity;
 use crate::identity::testing::Authority as Ca;
 
-use super::testing::{Desk, LIMIT, fill, read_to_end, send, try_send};
+use super::testing::{Desk, LIMIT, fill, listing, read_to_end, send, try_send};
+use crate::service::{Ask, Health};
 
 #[tokio::test]
 async fn readiness_is_told_on_both_listeners_in_each_phase() {
@@ -63,7 +64,7 @@ async fn endpoints_show_what_is_known_of_each() {
     assert_eq!(
         listed["upstreams"][0],
         json!({
-            "service": "billing", "healthy": 0, "ejected": 0, "excluded": 0, "endpoints": []
+            "service": "billing", "healthy": 0, "ejected": 0, "excluded": 0, "registry": [], "endpoints": []
         })
     );
     let orders = &listed["upstreams"][1];
@@ -72,11 +73,42 @@ async fn endpoints_show_what_is_known_of_each() {
         orders["endpoints"][0],
         json!({
             "id": "orders-1", "address": "127.0.0.1:1", "health": "passing", "state": "healthy", "weight": 7,
-            "in_flight": 0, "latency_ms": 0.0, "zone": "a", "mtls": true, "peer": "orders"
+            "in_flight": 0, "latency_ms": 0.0, "zone": "a", "mtls": true, "peer": "orders",
+            "breaker": {
+                "state": "closed", "consecutive": 0, "error_rate": 0.0, "requests": 0, "ejections": 0, "open_for_ms": 0
+            }
         })
     );
     let states: Vec<_> = orders["endpoints"].as_array().unwrap().iter().map(|e| e["state"].clone()).collect();
     assert_eq!(states, ["healthy", "ejected", "excluded"]);
+    // The one that could not be reached is shut by that, with its breaker still closed.
+    let breaker = &orders["endpoints"][1]["breaker"];
+    assert_eq!((&breaker["state"], &breaker["consecutive"]), (&json!("closed"), &json!(1)));
+}
+
+#[tokio::test]
+async fn an_open_breaker_shows_and_counts_as_ejected() {
+    let desk = Desk::open().await;
+    let now = Instant::now();
+    desk.orders.list(vec![listing("orders-1", 1, Health::Passing), listing("orders-2", 2, Health::Passing)], now);
+    let lease = || desk.orders.lease(&Ask { tried: &[], now, entropy: 1, key: None }).unwrap();
+    let ill = lease().endpoint().number();
+    let others: Vec<_> = desk.orders.endpoints().all().iter().map(|e| e.number()).filter(|n| *n != ill).collect();
+    for _ in 0..5 {
+        let lease = desk.orders.lease(&Ask { tried: &others, now, entropy: 1, key: None }).unwrap();
+        lease.answered(now, now, false);
+    }
+    let listed = desk.get("/endpoints").await.json();
+    let orders = &listed["upstreams"][1];
+    assert_eq!((&orders["healthy"], &orders["ejected"]), (&json!(1), &json!(1)));
+    let open = orders["endpoints"].as_array().unwrap().iter().find(|e| e["state"] == "ejected").unwrap();
+    let breaker = &open["breaker"];
+    assert_eq!((&breaker["state"], &breaker["error_rate"]), (&json!("open"), &json!(1.0)));
+    assert_eq!((&breaker["requests"], &breaker["ejections"]), (&json!(5), &json!(1)));
+    let left = breaker["open_for_ms"].as_u64().unwrap();
+    assert!((1..=30_000).contains(&left), "{left}");
+    let metrics = desk.get_metrics("/metrics").await.body;
+    assert!(metrics.contains("outrigger_upstream_endpoints{service=\"orders\",state=\"ejected\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test]

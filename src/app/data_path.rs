@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::upstreams::{Upstreams, Watching};
-use super::{Failure, routes, settings};
+use super::upstreams::Upstreams;
+use super::watches::Watching;
+use super::{Failure, access, routes, settings};
 use crate::config::Config;
 use crate::filter::Chain;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
-use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
+use crate::proxy::{Entry, Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
-use crate::registry::{FixedWatch, follow};
+use crate::registry::{FixedWatch, Registry, WatchState, follow};
 use crate::route::{Route, RouteTable, Rule, StatusSet};
 use crate::service::{Service, Wire};
 use crate::telemetry::{AccessLog, Direction, Metrics};
@@ -32,6 +33,8 @@ pub(super) struct DataPath {
     security: Security,
     inbound_settings: Arc<Published<listen::Settings>>,
     outbound_settings: Arc<Published<listen::Settings>>,
+    /// Those of the mesh with us, while they serve.
+    pub(super) inbound_open: OpenConnections,
     inbound_pools: Vec<Pool>,
     outbound_pools: Vec<Pool>,
     /// Inbound connections; drained first.
@@ -70,6 +73,7 @@ impl DataPath {
         let view = inbound_view(config, &app, &flow, (&[], &metrics))?;
         let inbound = Arc::new(InboundShared {
             view: Published::new(view),
+            entry: Entry::new(access::first(config), &metrics),
             plain_peers: Arc::default(),
             access_log: access_log.clone(),
         });
@@ -87,6 +91,7 @@ impl DataPath {
         };
         let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
         Ok(Self {
+            inbound_open: OpenConnections::default(),
             inbound_pools: pools(settings::APP_IDLE),
             outbound_pools: pools(settings::MESH_IDLE),
             security: settings::security(config.inbound.mtls, identity),
@@ -95,7 +100,7 @@ impl DataPath {
                 config.inbound.limits,
             ))),
             outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
-            upstreams: Upstreams::new(watching, &config.outbound)?,
+            upstreams: Upstreams::new(watching, config)?,
             workers,
             metrics,
             inbound,
@@ -134,7 +139,8 @@ impl DataPath {
         let address = vec![self.app_address()];
         let registry = Arc::new(FixedWatch::new(self.app.name(), address, Wire::Plain));
         let app = self.app.clone();
-        let followed = follow(registry, self.metrics.clone(), None, move |update| {
+        let state = Arc::new(WatchState::new(registry.describe()));
+        let followed = follow(registry, self.metrics.clone(), None, state, move |update| {
             app.list(update.listings, Instant::now());
         });
         self.control.spawn("watch-app", followed);
@@ -158,7 +164,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
-            open: OpenConnections::default(),
+            open: self.inbound_open.clone(),
             plain_peers: self.inbound.plain_peers.clone(),
         }
     }

@@ -1,5 +1,6 @@
 //! Builds every part from `Config`; order of start and stop. The only module that knows everybody.
 
+mod access;
 mod child;
 mod data_path;
 mod ready;
@@ -9,6 +10,8 @@ mod settings;
 mod stop;
 mod upstreams;
 mod view;
+mod watches;
+mod zone;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -102,6 +105,7 @@ struct Sidecar {
     probe: Arc<Probe>,
     probing: Arc<Published<crate::registry::probe::Settings>>,
     data: DataPath,
+    access: access::Access,
     /// Control tasks: watches, heartbeats, renewal, admin.
     control: Lifecycle,
     admin: Option<(TcpListener, TcpListener)>,
@@ -111,8 +115,10 @@ struct Sidecar {
 impl Sidecar {
     fn build(config: Config, options: &RunOptions, sockets: Sockets) -> Result<Self, Failure> {
         let metrics = Metrics::new();
-        let upstreams = config.outbound.upstreams.iter().map(|upstream| upstreams::waits_for(&upstream.service));
-        let status = Arc::new(Status::starting([IDENTITY.into(), REGISTRATION.into()].into_iter().chain(upstreams)));
+        let upstreams = config.outbound.upstreams.iter().map(|upstream| watches::waits_for(&upstream.service));
+        let intentions = access::enforced(&config).then(|| access::INTENTIONS.into());
+        let own = [IDENTITY.into(), REGISTRATION.into()].into_iter().chain(intentions);
+        let status = Arc::new(Status::starting(own.chain(upstreams)));
         let identity: Arc<identity::Current> = Arc::default();
         let client = consul::Client::new(config.consul.clone(), metrics.clone())?;
         let snapshot = config.snapshot.as_ref().map(Snapshot::new);
@@ -124,13 +130,16 @@ impl Sidecar {
         let registration = settings::registration(&config, sockets.inbound.address);
         let registration = Arc::new(Published::new(registration));
         let agent = Arc::new(Agent::new(client.clone(), registration.clone(), probe.health(), metrics.clone()));
-        let watching = upstreams::Watching {
+        let watches: Arc<crate::registry::Watches> = Arc::default();
+        let watching = watches::Watching {
             client: client.clone(),
             snapshot: snapshot.clone(),
             metrics: metrics.clone(),
             status: status.clone(),
+            watches: watches.clone(),
             control: control.clone(),
         };
+        let for_access = watching.clone();
         let workers = Workers::start(config.workers)?;
         let Sockets { inbound, outbound, upstreams, admin, metrics: metrics_socket } = sockets;
         let data = DataPath::build(
@@ -140,6 +149,7 @@ impl Sidecar {
             watching,
             data_path::Sockets { inbound, outbound, upstreams },
         )?;
+        let access = access::Access::new(&config, data.inbound.clone(), for_access);
         let (sender, commands) = mpsc::channel(8);
         let view = Arc::new(View {
             service: config.service.name.clone(),
@@ -149,6 +159,7 @@ impl Sidecar {
             identity: identity.clone(),
             outbound: data.outbound.clone(),
             inbound: data.inbound.clone(),
+            watches,
             config: Published::new(view::of(&config, Vec::new())),
             commands: sender,
         });
@@ -167,6 +178,7 @@ impl Sidecar {
             probe,
             probing,
             data,
+            access,
             control,
             admin: Some((admin, metrics_socket)),
             addresses,
@@ -190,13 +202,9 @@ impl Sidecar {
         self.control.spawn("identity", keep);
         let probe = self.probe.clone();
         self.control.spawn("probe", async move { probe.run().await });
+        self.access.start(&self.config, self.data.inbound_open.clone());
         self.data.start();
         self.control.spawn("registration", register(self.agent.clone(), self.identity.clone(), self.status.clone()));
-        if self.config.identity == identity::Source::Consul {
-            tracing::warn!(
-                "Consul's intentions are not enforced yet: every service of the trust domain may call this one"
-            );
-        }
         tracing::info!(
             service = %self.config.service.name, id = self.config.service.id, inbound = self.addresses.inbound,
             outbound = self.addresses.outbound, admin = self.addresses.admin, metrics = self.addresses.metrics,
@@ -223,6 +231,7 @@ impl Sidecar {
                     stop::Signal::Reload => { let _ = self.reload(options, "SIGHUP"); }
                     stop::Signal::Stop(number) => break stop::Why::Signal(number),
                 },
+                () = self.data.upstreams.zone_learned() => self.data.upstreams.adopt_zone(),
                 () = reloads.file_changed() => { let _ = self.reload(options, "the file changed"); }
                 command = self.commands.recv() => match command {
                     Some(Command::Reload(answer)) => {

@@ -91,8 +91,9 @@ impl Sidecar {
         let mut registration = settings::registration(&next, ([0, 0, 0, 0], inbound).into());
         registration.address.clone_from(&self.registration.snapshot().address);
         registration.port = inbound;
-        self.data.upstreams.apply(&next.outbound)?;
+        self.data.upstreams.apply(&next)?;
         self.data.reconfigure(&next, log)?;
+        self.access.reconfigure(&next);
         for (service, bound) in bound {
             self.data.accept_outbound(bound, Some(service));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Failure;
 use super::upstreams::{Running, Upstreams, route};
@@ -37,8 +37,7 @@ impl Upstreams {
             rules.push(Arc::new(Rule { name, matcher, action }));
         }
         for gone in before.into_values() {
-            gone.watch.kill();
-            gone.service.list(Vec::new(), Instant::now());
+            gone.end();
         }
         self.rules = rules;
         Ok(())

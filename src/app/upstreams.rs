@@ -1,6 +1,7 @@
-//! The declared upstreams: each a service that is followed in its registry. A reload keeps what did not change.
+//! The declared upstreams: each a service that is followed where it and its failovers are listed. A reload keeps what did
+//! not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,30 +9,21 @@ use std::time::Instant;
 use http::uri::Authority;
 
 use super::routes::OwnServices;
+use super::watches::{Source, Watch, Watching, sources};
+use super::zone::Zone;
 use super::{Failure, settings};
-use crate::admin::Status;
-use crate::config::{EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings};
-use crate::consul::{Client, Snapshot};
+use crate::config::{Config, OutboundSettings, UpstreamSettings};
 use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
-use crate::registry::{DnsSettings, DnsWatch, FixedWatch, HealthWatch, MeshMode, Origin, Records, Registry, follow};
 use crate::route::{Hedge, Route, RouteTable, Rule};
-use crate::service::{Service, Wire};
+use crate::service::Service;
 use crate::telemetry::{Direction, Flow, Metrics};
-
-/// What a watch needs.
-pub(super) struct Watching {
-    pub client: Client,
-    pub snapshot: Option<Snapshot>,
-    pub metrics: Arc<Metrics>,
-    pub status: Arc<Status>,
-    pub control: Lifecycle,
-}
 
 /// All upstreams by name.
 pub(super) struct Upstreams {
     watching: Watching,
+    zone: Zone,
     pub(super) running: BTreeMap<ServiceName, Running>,
     pub(super) own: OwnServices,
     pub(super) rules: Vec<Arc<Rule>>,
@@ -42,26 +34,39 @@ pub(super) struct Running {
     pub(super) service: Arc<Service>,
     pub(super) flow: Arc<Flow>,
     route: Arc<Route>,
-    pub(super) watch: Lifecycle,
+    /// Of the service itself, then of each failover in order; a watch's place is its tier.
+    watches: Vec<Watch>,
     /// The listener of its own port, where it has one.
     listening: Option<Lifecycle>,
 }
 
-/// What readiness calls the first answer of an upstream.
-pub(super) fn waits_for(service: &ServiceName) -> String {
-    format!("upstream {service}")
+impl Running {
+    /// It is no longer declared: nothing is followed, and its connections are let go.
+    pub(super) fn end(self) {
+        if let Some(listening) = self.listening {
+            listening.begin_drain();
+        }
+        for (tier, watch) in self.watches.into_iter().enumerate() {
+            watch.life.kill();
+            self.service.list_tier(tier, Vec::new(), Instant::now());
+        }
+    }
 }
 
 impl Upstreams {
-    pub(super) fn new(watching: Watching, outbound: &OutboundSettings) -> Result<Self, Failure> {
-        let mut upstreams = Self { watching, running: BTreeMap::new(), own: BTreeMap::new(), rules: Vec::new() };
-        upstreams.apply(outbound)?;
+    pub(super) fn new(watching: Watching, config: &Config) -> Result<Self, Failure> {
+        let (running, own) = (BTreeMap::new(), BTreeMap::new());
+        let mut upstreams = Self { zone: Zone::default(), watching, running, own, rules: Vec::new() };
+        upstreams.apply(config)?;
         Ok(upstreams)
     }
 
-    /// Makes the running upstreams those of `outbound`. Services that stay keep their endpoints and what was learned of
+    /// Makes the running upstreams those of `config`. Services that stay keep their endpoints and what was learned of
     /// them; a watch is begun anew only where its source changed.
-    pub(super) fn apply(&mut self, outbound: &OutboundSettings) -> Result<(), Failure> {
+    pub(super) fn apply(&mut self, config: &Config) -> Result<(), Failure> {
+        let outbound = &config.outbound;
+        self.zone.configure(config, &self.watching);
+        let before = self.labels();
         let mut next = BTreeMap::new();
         for upstream in &outbound.upstreams {
             let running = match self.running.remove(&upstream.service) {
@@ -71,14 +76,24 @@ impl Upstreams {
             next.insert(upstream.service.clone(), running);
         }
         for (name, gone) in std::mem::replace(&mut self.running, next) {
-            gone.watch.kill();
-            if let Some(listening) = gone.listening {
-                listening.begin_drain();
-            }
-            gone.service.list(Vec::new(), Instant::now());
+            gone.end();
             self.watching.metrics.forget_upstream(name.as_str());
         }
-        self.apply_routes(outbound)
+        self.apply_routes(outbound)?;
+        for label in before.difference(&self.labels()) {
+            self.watching.metrics.forget_watch(label);
+        }
+        let states = |running: &Running| running.watches.iter().map(|watch| watch.state.clone()).collect();
+        self.watching
+            .watches
+            .store(self.running.iter().map(|(name, running)| (name.clone(), states(running))).collect());
+        Ok(())
+    }
+
+    /// The `watch` labels in use. Two upstreams may look at the same instances.
+    fn labels(&self) -> BTreeSet<String> {
+        let all = self.running.values().chain(self.own.values());
+        all.flat_map(|running| &running.watches).map(|watch| watch.state.watch.clone()).collect()
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -86,12 +101,12 @@ impl Upstreams {
     }
 
     pub(super) fn begin(&self, upstream: &UpstreamSettings, outbound: &OutboundSettings) -> Result<Running, Failure> {
-        let service =
-            Arc::new(Service::new(upstream.service.clone(), settings::policy(upstream, None), Instant::now()));
+        let policy = settings::policy(upstream, self.zone.known());
+        let service = Arc::new(Service::new(upstream.service.clone(), policy, Instant::now()));
         let flow = Arc::new(self.watching.metrics.flow(Direction::Outbound, upstream.service.as_str()));
         Ok(Running {
             route: Arc::new(route(upstream, outbound, (&service, &flow), self.filters(upstream), None)?),
-            watch: self.watch(upstream, &service),
+            watches: self.follow(Vec::new(), &sources(upstream), &service, &flow),
             settings: upstream.clone(),
             service,
             flow,
@@ -105,15 +120,11 @@ impl Upstreams {
         upstream: &UpstreamSettings,
         outbound: &OutboundSettings,
     ) -> Result<Running, Failure> {
-        running.service.reconfigure(settings::policy(upstream, None));
+        running.service.reconfigure(settings::policy(upstream, self.zone.known()));
         let (filters, before) = (self.filters(upstream), Some(&*running.route));
         let next = route(upstream, outbound, (&running.service, &running.flow), filters, before)?;
         running.route = Arc::new(next);
-        let source = |u: &UpstreamSettings| (u.source.clone(), u.mtls);
-        if source(&running.settings) != source(upstream) {
-            running.watch.kill();
-            running.watch = self.watch(upstream, &running.service);
-        }
+        running.watches = self.follow(running.watches, &sources(upstream), &running.service, &running.flow);
         if running.settings.listen != upstream.listen
             && let Some(listening) = running.listening.take()
         {
@@ -127,44 +138,38 @@ impl Upstreams {
         Chain::build(&upstream.plugins, self.metrics())
     }
 
-    fn watch(&self, upstream: &UpstreamSettings, service: &Arc<Service>) -> Lifecycle {
-        let watch = self.watching.control.part();
-        let (service, status) = (service.clone(), self.watching.status.clone());
-        let registry = self.registry(upstream);
-        let sink = move |update: crate::registry::Update| {
-            service.list(update.listings, Instant::now());
-            if update.origin == Origin::Live {
-                status.arrived(&waits_for(service.name()));
-            }
-        };
-        let followed = follow(registry, self.watching.metrics.clone(), self.watching.snapshot.clone(), sink);
-        watch.spawn("watch-upstream", followed);
-        watch
+    /// One watch a source. Those of `old` that look at the same at the same place run on; what others listed stays until
+    /// the one in their place has its first answer.
+    fn follow(&self, old: Vec<Watch>, sources: &[Source], service: &Arc<Service>, flow: &Arc<Flow>) -> Vec<Watch> {
+        let mut old = old.into_iter();
+        let mut watches = Vec::with_capacity(sources.len());
+        for (tier, source) in sources.iter().enumerate() {
+            watches.push(match old.next() {
+                Some(watch) if watch.source == *source => watch,
+                other => {
+                    if let Some(other) = other {
+                        other.life.kill();
+                    }
+                    self.watching.begin(source, tier, service, flow)
+                }
+            });
+        }
+        for (more, watch) in old.enumerate() {
+            watch.life.kill();
+            service.list_tier(sources.len() + more, Vec::new(), Instant::now());
+        }
+        watches
     }
 
-    fn registry(&self, upstream: &UpstreamSettings) -> Arc<dyn Registry> {
-        let name = &upstream.service;
-        // Lists and DNS say nothing of mTLS: the upstream's own setting decides.
-        let wire = match upstream.mtls {
-            UpstreamMtls::Required => Wire::Mesh { peer: name.clone(), ours: false },
-            UpstreamMtls::Preferred | UpstreamMtls::Off => Wire::Plain,
-        };
-        let dns = |records: Records, server: &Option<SocketAddr>| {
-            let servers = server.iter().copied().collect();
-            DnsWatch::new(name, records, DnsSettings { servers }, wire.clone())
-        };
-        match &upstream.source {
-            EndpointSource::Consul => {
-                let mode = match upstream.mtls {
-                    UpstreamMtls::Required => MeshMode::Mesh,
-                    UpstreamMtls::Preferred => MeshMode::Preferred,
-                    UpstreamMtls::Off => MeshMode::Plain,
-                };
-                Arc::new(HealthWatch::new(self.watching.client.clone(), name.clone(), mode))
-            }
-            EndpointSource::Fixed(endpoints) => Arc::new(FixedWatch::new(name, endpoints.clone(), wire)),
-            EndpointSource::DnsSrv { names, server } => Arc::new(dns(Records::Srv(names.clone()), server)),
-            EndpointSource::DnsA { names, server } => Arc::new(dns(Records::Address(names.clone()), server)),
+    /// Resolves when our own zone became known after the start. Cancel safe.
+    pub(super) async fn zone_learned(&mut self) {
+        self.zone.learned().await;
+    }
+
+    /// Gives every upstream the zone that is known by now.
+    pub(super) fn adopt_zone(&self) {
+        for running in self.running.values().chain(self.own.values()) {
+            running.service.reconfigure(settings::policy(&running.settings, self.zone.known()));
         }
     }
 

@@ -46,7 +46,7 @@ fn fault(plugin: &Section<'_>, config: &Section<'_>) -> Option<FaultSettings> {
     let abort = || {
         let abort = config.section("abort");
         let (status, grpc_status) = (abort.take("status", status), abort.take("grpc_status", grpc_status));
-        if status.is_none() && grpc_status.is_none() {
+        if !abort.has("status") && !abort.has("grpc_status") {
             config.mistake("abort", Fault::new("has neither status nor grpc_status", "add status: 503"));
         }
         Some(Abort { share: share(&abort)?, status, grpc_status })

@@ -65,6 +65,7 @@ pub enum Api {
     Register,
     Deregister,
     CheckUpdate,
+    AgentSelf,
     AgentService,
     AgentServices,
     HealthConnect,
@@ -73,7 +74,6 @@ pub enum Api {
     CaLeaf,
     IntentionMatch,
     Intentions,
-    AgentSelf,
     Authorize,
 }
 
@@ -83,6 +83,7 @@ impl Api {
             Self::Register => "agent_service_register",
             Self::Deregister => "agent_service_deregister",
             Self::CheckUpdate => "agent_check_update",
+            Self::AgentSelf => "agent_self",
             Self::AgentService => "agent_service",
             Self::AgentServices => "agent_services",
             Self::HealthConnect => "health_connect",
@@ -91,7 +92,6 @@ impl Api {
             Self::CaLeaf => "connect_ca_leaf",
             Self::IntentionMatch => "connect_intentions_match",
             Self::Intentions => "connect_intentions",
-            Self::AgentSelf => "agent_self",
             Self::Authorize => "agent_connect_authorize",
         }
     }

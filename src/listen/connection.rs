@@ -40,6 +40,7 @@ pub struct Connection {
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
     closing: AtomicBool,
+    cut: AtomicBool,
     /// The task that serves it, to be woken when it should close.
     server: AtomicWaker,
 }
@@ -59,6 +60,7 @@ impl Connection {
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             server: AtomicWaker::new(),
         }
     }
@@ -76,6 +78,16 @@ impl Connection {
     pub(super) fn begin_close(&self) {
         self.closing.store(true, Ordering::Release);
         self.server.wake();
+    }
+
+    /// It is to end where it stands: its peer may not be here any more.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.begin_close();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
     /// As `is_closing`; where false, the task is woken when it turns true. Cheaper at each poll than a future would be.

@@ -11,11 +11,13 @@ use ipnet::IpNet;
 
 use super::answer::Dialect;
 use super::body::ResponseBody;
+use super::entry::Entry;
 use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse_early, request_body};
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::{Refusal, headers, tries};
+use crate::access::Standing;
 use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
 use crate::reason::Reason;
@@ -26,6 +28,8 @@ use crate::upstream::{Pool, RequestBody};
 /// What all workers share of the inbound side.
 pub struct InboundShared {
     pub view: Published<InboundView>,
+    /// Who may call.
+    pub entry: Entry,
     /// Who spoke plain text to a permissive listener.
     pub plain_peers: Arc<PlainPeers>,
     pub access_log: Arc<Published<Option<AccessLog>>>,
@@ -57,6 +61,7 @@ struct Caller {
     proto: HeaderValue,
     /// XFCC, made of the verified certificate.
     certificate: Option<HeaderValue>,
+    standing: Standing,
 }
 
 impl Inbound {
@@ -92,6 +97,7 @@ impl Inbound {
     ) -> Result<(Answer, Duration), Ended> {
         headers::check(&request)?;
         let (mut head, body) = request.into_parts();
+        self.shared.entry.admit(&caller.connection, &caller.standing, &mut head)?;
         let route = part_of_app(view, caller, &mut head, (exchange, passage)).await?;
         let request = incoming(view, caller, Request::from_parts(head, body), route, exchange)?;
         let answer = tries::send(&self.pool, route, request, None, exchange).await?;
@@ -201,6 +207,7 @@ impl Caller {
             address: text(peer.address.ip().to_canonical().to_string()),
             proto: HeaderValue::from_static(if peer.tls.is_some() { "https" } else { "http" }),
             certificate,
+            standing: Standing::default(),
             connection,
         }
     }

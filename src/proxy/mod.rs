@@ -3,6 +3,7 @@
 mod allowance;
 mod answer;
 mod body;
+mod entry;
 mod exchange;
 mod gather;
 mod headers;
@@ -12,9 +13,12 @@ mod mirror;
 mod outbound;
 mod passage;
 mod replay;
+#[cfg(test)]
+mod simulation;
 mod tries;
 mod verdict;
 
+pub use entry::Entry;
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};
 pub use verdict::note_breaker;

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::guard::{Asked, Guard, Verdict, usable};
 use super::pace::{Backoff, Pace};
 use super::saved::Saved;
+use super::state::WatchState;
 use super::{Mark, Registry, RegistryError};
 use crate::consul::Snapshot;
 use crate::service::Listing;
@@ -47,14 +48,16 @@ pub enum Origin {
 /// - Calls that come back early with nothing new are slowed down (`pace`); a change is passed on at once.
 /// - An answer without anything usable, after one with, is confirmed before it is believed; after a reconnect answers
 ///   only add for a while (`guard`).
+/// - `state` has the error that is in the way of news, while there is one.
 /// - With a snapshot, each believed listing is saved, and the saved one is handed out when the registry fails at start.
 pub async fn follow(
     registry: Arc<dyn Registry>,
     metrics: Arc<Metrics>,
     snapshot: Option<Snapshot>,
+    state: Arc<WatchState>,
     sink: impl FnMut(Update) + Send,
 ) {
-    Follower::new(registry, &metrics, snapshot, sink).run().await;
+    Follower::new(registry, &metrics, snapshot, state, sink).run().await;
 }
 
 struct Follower<S> {
@@ -62,6 +65,7 @@ struct Follower<S> {
     watch: String,
     last_answer: Gauge,
     saved: Option<Saved>,
+    state: Arc<WatchState>,
     sink: S,
     seen: Mark,
     guard: Guard,
@@ -72,6 +76,8 @@ struct Follower<S> {
     /// Whether the sink has anything to send to.
     usable: Option<bool>,
     failing_since: Option<Instant>,
+    /// What fails is what we ask for: said once, even where other failures came before it.
+    refused: bool,
     holding: bool,
     /// When to stop waiting for a first answer; `None` once there was one, or the snapshot was tried.
     snapshot_at: Option<Instant>,
@@ -80,7 +86,13 @@ struct Follower<S> {
 }
 
 impl<S: FnMut(Update) + Send> Follower<S> {
-    fn new(registry: Arc<dyn Registry>, metrics: &Metrics, snapshot: Option<Snapshot>, sink: S) -> Self {
+    fn new(
+        registry: Arc<dyn Registry>,
+        metrics: &Metrics,
+        snapshot: Option<Snapshot>,
+        state: Arc<WatchState>,
+        sink: S,
+    ) -> Self {
         let watch = registry.describe();
         let saved = snapshot.map(|folder| Saved::new(folder, &watch));
         Self {
@@ -89,6 +101,7 @@ impl<S: FnMut(Update) + Send> Follower<S> {
             saved,
             registry,
             watch,
+            state,
             sink,
             seen: Mark::START,
             guard: Guard::default(),
@@ -97,6 +110,7 @@ impl<S: FnMut(Update) + Send> Follower<S> {
             origin: None,
             usable: None,
             failing_since: None,
+            refused: false,
             holding: false,
             save_at: None,
         }
@@ -146,6 +160,8 @@ impl<S: FnMut(Update) + Send> Follower<S> {
             self.guard.reconnected(now);
         }
         self.snapshot_at = None;
+        self.state.answered();
+        self.refused = false;
         self.backoff.reset();
         self.seen = if began_anew { Mark::START } else { mark };
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -162,11 +178,14 @@ impl<S: FnMut(Update) + Send> Follower<S> {
     fn failed(&mut self, error: &RegistryError) {
         self.seen = Mark::START;
         self.guard.failed();
-        if self.failing_since.is_some() {
+        self.state.failed(error.to_string());
+        let refused = matches!(error, RegistryError::Filter { .. });
+        let news = refused && !std::mem::replace(&mut self.refused, refused);
+        if self.failing_since.is_some() && !news {
             debug!(watch = %self.watch, %error, "registry still fails");
             return;
         }
-        self.failing_since = Some(Instant::now());
+        self.failing_since = self.failing_since.or(Some(Instant::now()));
         self.hand_out_snapshot();
         let kept = self.guard.believed().map_or(0, <[Listing]>::len);
         warn!(watch = %self.watch, %error, kept, "registry fails; the last good endpoints stay");

@@ -44,6 +44,8 @@ struct Run {
     calls: Vec<(Duration, u64)>,
     updates: Vec<(Duration, Update)>,
     metrics: Arc<Metrics>,
+    /// The error in the way at the end.
+    trouble: Option<String>,
 }
 
 impl Run {
@@ -81,9 +83,15 @@ impl Setup {
         let metrics = Metrics::new();
         let updates = Mutex::new(Vec::new());
         let sink = |update| updates.lock().push((start.elapsed(), update));
-        let following = follow(script.clone(), metrics.clone(), self.snapshot, sink);
+        let state = Arc::new(WatchState::new(script.describe()));
+        let following = follow(script.clone(), metrics.clone(), self.snapshot, state.clone(), sink);
         assert!(timeout(lasting, following).await.is_err(), "follow never ends by itself");
-        Run { calls: std::mem::take(&mut script.calls.lock()), updates: updates.into_inner(), metrics }
+        Run {
+            calls: std::mem::take(&mut script.calls.lock()),
+            updates: updates.into_inner(),
+            metrics,
+            trouble: state.trouble().map(|trouble| trouble.error),
+        }
     }
 }
 
@@ -309,4 +317,20 @@ async fn without_a_snapshot_nothing_is_said_until_the_first_answer() {
     let run = script(vec![bad(0), bad(0), good(0, 1, &["a"])]).run(MINUTE).await;
     assert_eq!(run.updates.len(), 1);
     assert_eq!(run.updates[0].1.origin, Origin::Live);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_error_in_the_way_of_news_is_shown_until_there_are_some() {
+    let refused = || {
+        let error = RegistryError::Filter { filter: "a".into(), cause: "no match found".into() };
+        (Duration::ZERO, Err(error))
+    };
+    let run = script(vec![good(0, 7, &["a"]), bad(0), good(0, 8, &["a"])]).run(MINUTE).await;
+    assert_eq!(run.trouble, None);
+    let mut setup = script(vec![good(0, 7, &["a"]), bad(0)]);
+    setup.then = Some(refused);
+    let run = setup.run(MINUTE * 10).await;
+    assert!(run.trouble.as_ref().is_some_and(|error| error.starts_with("Consul refuses the filter a: no match found")));
+    assert_eq!(run.ids(), [(0, vec!["a"])], "the last good listing stays");
+    assert!(run.calls.len() < 50, "{} calls in ten minutes", run.calls.len());
 }

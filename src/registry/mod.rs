@@ -10,11 +10,13 @@ mod known;
 mod pace;
 pub mod probe;
 mod saved;
+mod state;
 
-pub use consul::{HealthWatch, IntentionUpdate, MeshMode, follow_intentions};
+pub use consul::{HealthWatch, IntentionUpdate, MeshMode, Selection, follow_intentions, node_zone};
 pub use dns::{DnsSettings, DnsWatch, Records};
 pub use fixed::FixedWatch;
 pub use follow::{Origin, Update, follow};
+pub use state::{WatchState, Watches};
 
 use std::fmt;
 
@@ -39,8 +41,8 @@ pub trait Registry: Send + Sync + 'static {
     /// Cancel safe.
     fn next(&self, seen: Mark) -> BoxFuture<'_, Result<(Mark, Vec<Listing>), RegistryError>>;
 
-    /// What is asked, for logs, `/endpoints` and the metrics' `watch` label: `health/connect/orders`, `dns/orders`,
-    /// `fixed/orders`.
+    /// What is asked, for logs, `/endpoints`, the metrics' `watch` label and the snapshot's file, so that no two differ in
+    /// what they list and are called alike: `health/connect/orders@dc2?1f0c66a1`, `dns/orders`, `fixed/orders`. Subsets of a service have names of their own, since a snapshot's file is named so, too.
     fn describe(&self) -> String;
 }
 
@@ -52,6 +54,9 @@ pub enum RegistryError {
     /// An empty list that is empty because the token may not read it.
     #[error("Consul's answer to {path} is empty because the ACL token may not read it (service:read and node:read)")]
     Filtered { path: String },
+    /// Only another configuration helps.
+    #[error("Consul refuses the filter {filter}: {cause}; mend the upstream's filter, tags or meta")]
+    Filter { filter: String, cause: String },
     #[error("DNS has no answer for {name}: {cause}")]
     Dns { name: String, cause: String },
 }

@@ -60,7 +60,7 @@ impl EndpointSet {
         if self.view.due.is_empty() || !ask.tried.is_empty() || !mix(ask.entropy).is_multiple_of(PROBES) {
             return None;
         }
-        self.first(&self.view.due, self.start(ask), |endpoint| self.take(endpoint, ask))
+        self.first(&self.view.due, self.start(ask), |endpoint| Self::take(endpoint, ask))
     }
 
     fn draws(&self, turn: &AtomicUsize, ask: &Ask<'_>, at: u64) -> Option<Picked<'_>> {
@@ -75,21 +75,21 @@ impl EndpointSet {
         let mut late = None;
         if keyed.is_none() && !group.places.is_empty() {
             for draw in 0..DRAWS {
-                let entropy = if draw == 0 { ask.entropy } else { mix(ask.entropy ^ u64::from(draw)) };
+                let entropy = if draw == 0 { ask.entropy } else { mix(ask.entropy ^ draw) };
                 let endpoint = self.draw(group, turn, entropy, ask);
                 if at < view.ramps_until
                     && let Some(thousandths) = endpoint.ramp(at)
                     && scale(mix(entropy) as u32, 1000) >= thousandths as usize
                 {
                     late = Some(endpoint);
-                } else if let Some(picked) = self.take(endpoint, ask) {
+                } else if let Some(picked) = Self::take(endpoint, ask) {
                     return Some(picked);
                 }
             }
         }
-        late.and_then(|endpoint| self.take(endpoint, ask))
-            .or_else(|| self.first(&group.places, start, |endpoint| self.take(endpoint, ask)))
-            .or_else(|| self.first(&other.places, start, |endpoint| self.take(endpoint, ask)))
+        late.and_then(|endpoint| Self::take(endpoint, ask))
+            .or_else(|| self.first(&group.places, start, |endpoint| Self::take(endpoint, ask)))
+            .or_else(|| self.first(&other.places, start, |endpoint| Self::take(endpoint, ask)))
     }
 
     /// The key's endpoint, else the next on the ring or the next probe of the table.
@@ -97,7 +97,7 @@ impl EndpointSet {
         let tier = self.members.tiers.get(self.view.tier)?;
         let part = if near { &tier.near } else { &tier.far };
         let places = part.table.as_ref()?.places(key).take(STEPS);
-        places.map(|place| &self.members.usable[part.places.start + place]).find_map(|e| self.take(e, ask))
+        places.map(|place| &self.members.usable[part.places.start + place]).find_map(|e| Self::take(e, ask))
     }
 
     fn draw(&self, group: &Group, turn: &AtomicUsize, entropy: u64, ask: &Ask<'_>) -> &Arc<Endpoint> {
@@ -143,7 +143,7 @@ impl EndpointSet {
         mix(!self.key(ask).unwrap_or(ask.entropy)) >> 32
     }
 
-    fn take<'a>(&self, endpoint: &'a Arc<Endpoint>, ask: &Ask<'_>) -> Option<Picked<'a>> {
+    fn take<'a>(endpoint: &'a Arc<Endpoint>, ask: &Ask<'_>) -> Option<Picked<'a>> {
         if ask.tried.contains(&endpoint.number()) {
             return None;
         }
@@ -194,8 +194,6 @@ impl EndpointSet {
         back.iter().chain(front).take(SMALL).find_map(|place| give(&self.members.usable[*place as usize]))
     }
 }
-
-/// Below 2^32: what is chosen without a draw, the same for the same key.
 
 const DRAWS: u64 = 3;
 /// Steps on the ring or probes of the table before a key goes anywhere: with half of the endpoints out one key in 2^32.

@@ -18,8 +18,8 @@ fn fail(breaker: &Breaker, room: &Gate, times: u32, now: u64) -> Option<Transiti
     (0..times).filter_map(|_| breaker.failed(breaker.ticket(), &policy(), room, now)).last()
 }
 
-fn opened(cause: Cause, seconds: u64) -> Option<Transition> {
-    Some(Transition { to: BreakerState::Open, cause, open_for: Duration::from_secs(seconds) })
+fn opened(cause: Cause, seconds: u64) -> Transition {
+    Transition { to: BreakerState::Open, cause, open_for: Duration::from_secs(seconds) }
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn failures_in_a_row_open_it_and_a_good_answer_begins_anew() {
     assert_eq!(fail(&breaker, &room, 4, 0), None);
     assert_eq!(breaker.succeeded(breaker.ticket(), &policy(), &room, 0), None);
     assert_eq!(fail(&breaker, &room, 4, 0), None);
-    assert_eq!(fail(&breaker, &room, 1, 0), opened(Cause::Consecutive, 30));
+    assert_eq!(fail(&breaker, &room, 1, 0), Some(opened(Cause::Consecutive, 30)));
     assert_eq!(breaker.ticket(), Ticket::Uncounted);
     let view = breaker.view(&policy(), 10 * SECOND);
     assert_eq!((view.state, view.ejections), (BreakerState::Open, 1));
@@ -47,7 +47,7 @@ fn a_share_of_failures_within_the_window_opens_it() {
     for nth in 0..19u64 {
         assert_eq!(answer(nth % 2 == 0, nth * 500), None);
     }
-    assert_eq!(answer(false, 9_500), opened(Cause::ErrorRate, 30));
+    assert_eq!(answer(false, 9_500), Some(opened(Cause::ErrorRate, 30)));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn each_failed_probe_doubles_the_pause_up_to_the_cap() {
     for seconds in [60, 120, 240, 300, 300] {
         now = breaker.due().unwrap();
         let probe = breaker.claim(now).unwrap();
-        assert_eq!(breaker.failed(probe, &policy(), &room, now), opened(Cause::ProbeFailed, seconds));
+        assert_eq!(breaker.failed(probe, &policy(), &room, now), Some(opened(Cause::ProbeFailed, seconds)));
     }
     assert_eq!(room.held(), 1, "one place, however often it failed");
 }
@@ -147,7 +147,7 @@ fn nothing_opens_without_room_and_it_opens_once_there_is() {
     let (breaker, room) = (Breaker::new(), Gate::new(0));
     assert_eq!(fail(&breaker, &room, 50, 0), None);
     room.set_bound(1);
-    assert_eq!(fail(&breaker, &room, 1, 0), opened(Cause::Consecutive, 30));
+    assert_eq!(fail(&breaker, &room, 1, 0), Some(opened(Cause::Consecutive, 30)));
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Endpoint {
 
     /// Whether `take` would give a ticket.
     pub(super) fn fits(&self, now: Instant) -> bool {
-        self.standing(now) != Standing::Ejected && self.standing(now) != Standing::Shut
+        matches!(self.standing(now), Standing::Ready | Standing::Due)
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {

@@ -44,7 +44,7 @@ struct Learned {
     usual: f64,
     /// What it was when it was last measured without a queue of our own; 0 before.
     measured: f64,
-    /// The last measurement found less than was believed: the next may find less still.
+    /// The last measurement found a queue: half the limit may still be one.
     doubtful: bool,
     phase: Phase,
     /// The next measurement may begin then.
@@ -55,12 +55,15 @@ struct Learned {
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
     Following,
-    /// The limit is halved: what is queued runs off.
+    /// The limit is halved, from `from` with a latency of `before`: what is queued runs off, for some windows.
     Draining {
         from: f64,
+        before: f64,
+        windows: u32,
     },
     Measuring {
         from: f64,
+        before: f64,
     },
 }
 
@@ -125,14 +128,22 @@ impl Learned {
         let passed = seen.at.saturating_sub(self.last) as f64;
         self.last = seen.at;
         match self.phase {
-            Phase::Draining { from } if f64::from(seen.held) <= self.limit => self.phase = Phase::Measuring { from },
-            Phase::Draining { .. } => {}
-            Phase::Measuring { from } => {
-                self.doubtful = seen.latency < self.usual * 0.9;
+            Phase::Draining { from, before, windows } => {
+                let run_off = f64::from(seen.held) <= self.limit.ceil() || windows == 0;
+                self.phase = if run_off {
+                    Phase::Measuring { from, before }
+                } else {
+                    Phase::Draining { from, before, windows: windows - 1 }
+                };
+            }
+            Phase::Measuring { from, before } => {
+                // Half the requests at the same latency: there was no queue. At half of it: there was nothing else.
+                let ratio = (seen.latency / before).clamp(0.5, 1.0);
+                self.limit = from * ratio;
+                self.doubtful = ratio < 0.75;
                 self.measure_from = seen.at + MEASURE_PAUSE;
                 (self.usual, self.measured) = (seen.latency, seen.latency);
                 self.phase = Phase::Following;
-                self.limit = from;
             }
             Phase::Following => self.follow(seen, passed),
         }
@@ -161,7 +172,7 @@ impl Learned {
         let wanted = if gradient < 1.0 { self.limit * gradient } else { self.limit + self.limit.sqrt() };
         self.limit += (wanted - self.limit) * SMOOTHING;
         if seen.at >= self.measure_from && (self.doubtful || self.usual > self.measured * 1.15) {
-            self.phase = Phase::Draining { from: self.limit };
+            self.phase = Phase::Draining { from: self.limit, before: seen.latency.max(1.0), windows: DRAIN_WINDOWS };
             self.limit *= 0.5;
         }
     }
@@ -184,3 +195,5 @@ const SMOOTHING: f64 = 0.2;
 const DRIFT: f64 = 20_000.0;
 /// Milliseconds between measurements.
 const MEASURE_PAUSE: u64 = 2000;
+/// A queue that has not run off by then is not ours.
+const DRAIN_WINDOWS: u32 = 8;

@@ -35,6 +35,8 @@ mod pick_tests;
 #[cfg(test)]
 mod set_tests;
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -114,7 +114,7 @@ fn staggered(weights: &[u64], round: u64) -> Box<[u32]> {
     let mut turns = Vec::with_capacity(round as usize);
     for (at, weight) in weights.iter().enumerate() {
         // A moment of the round in 32 bits beside the place: sorting numbers is quick.
-        turns.extend((0..*weight).map(|turn| ((2 * turn + 1) << 31) / weight << 32 | at as u64));
+        turns.extend((0..*weight).map(|turn| ((((2 * turn + 1) << 31) / weight) << 32) | at as u64));
     }
     turns.sort_unstable();
     turns.into_iter().map(|turn| turn as u32).collect()

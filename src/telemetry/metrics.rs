@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use super::authorization::AuthorizationCounts;
 use super::plugin::PluginCounts;
 use crate::reason::Reason;
 
@@ -93,6 +94,7 @@ pub struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     plugin_decisions: IntCounterVec,
+    authorization: IntCounterVec,
     breakers: IntCounterVec,
     certificate_expiry: GaugeVec,
     consul_requests: IntCounterVec,
@@ -181,6 +183,12 @@ impl Metrics {
                 "outrigger_plugin_decisions_total",
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
+            ),
+            authorization: counters(
+                &registry,
+                "outrigger_authorization_decisions_total",
+                "What intentions and authz rules decided of requests, and of connections without HTTP.",
+                &["decision"],
             ),
             certificate_expiry: keep(
                 &registry,
@@ -290,6 +298,11 @@ impl Metrics {
         let _ = self.in_flight.remove_label_values(&[way, service]);
     }
 
+    #[must_use]
+    pub fn authorization(&self) -> AuthorizationCounts {
+        AuthorizationCounts::new(|decision| self.authorization.with_label_values(&[decision]))
+    }
+
     /// The handles of one plugin; resolve once, keep. `plugin` is one of `filter::Settings`' names.
     #[must_use]
     pub fn plugin(&self, plugin: &'static str) -> PluginCounts {
@@ -323,6 +336,11 @@ impl Metrics {
         self.consul_last_answer.with_label_values(&[watch])
     }
 
+    /// Drops the gauge of a watch that ended. A name that others use, too, must stay.
+    pub fn forget_watch(&self, watch: &str) {
+        let _ = self.consul_last_answer.remove_label_values(&[watch]);
+    }
+
     pub fn heartbeat(&self, outcome: HeartbeatOutcome) {
         self.heartbeats.with_label_values(&[outcome.as_str()]).inc();
     }
@@ -351,7 +369,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 19] = [
+        let vecs: [&dyn Collector; 20] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -362,6 +380,7 @@ impl Metrics {
             &self.attempts,
             &self.retries,
             &self.plugin_decisions,
+            &self.authorization,
             &self.breakers,
             &self.certificate_expiry,
             &self.consul_requests,

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod metrics;
+mod authorization;
 mod plugin;
 pub mod trace;
 
@@ -10,4 +11,5 @@ pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
+pub use authorization::{Authorization, AuthorizationCounts};
 pub use plugin::{PluginCounts, PluginDecision};

@@ -12,7 +12,7 @@ use crate::support::sidecar::{Builder, outrigger};
 use crate::support::{Answer, App, Ask, Embedded, Load, SOON, Sidecar, eventually, h2c};
 
 /// `web` with `a` and `b` as upstreams, fixed and plain, and `routes` before them.
-struct Web {
+struct Mesh {
     web: Sidecar,
     a: App,
     _b: App,
@@ -20,7 +20,7 @@ struct Web {
     _registry: Embedded,
 }
 
-impl Web {
+impl Mesh {
     fn with(routes: Value) -> Self {
         Self::built(routes, |web| web)
     }
@@ -57,7 +57,7 @@ fn to(app: &App) -> Value {
 
 #[test]
 fn each_condition_decides_and_the_first_rule_that_matches_wins() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "name": "host", "match": { "host": "*.api.local" }, "to": "b" },
         { "name": "exact", "match": { "path_exact": "/one" }, "to": "b" },
         { "name": "prefix", "match": { "path": "/users" }, "to": "b" },
@@ -96,7 +96,7 @@ fn each_condition_decides_and_the_first_rule_that_matches_wins() {
 
 #[test]
 fn a_path_is_sent_as_it_was_matched() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "path": "/admin" }, "respond": { "status": 403, "body": "closed" } },
     ]));
     for target in ["/admin", "/admin/x", "/x/../admin", "/%61dmin", "//admin", "/./admin/", "/x/%2e%2e/admin"] {
@@ -113,7 +113,7 @@ fn a_path_is_sent_as_it_was_matched() {
 
 #[test]
 fn paths_and_hosts_are_rewritten() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "path": "/strip" }, "to": "a", "strip_path": true },
         { "match": { "path": "/old" }, "to": "a", "rewrite_path": "/echo/new" },
         { "match": { "path": "/keep" }, "to": "a", "strip_path": true, "rewrite_host": false },
@@ -128,7 +128,7 @@ fn paths_and_hosts_are_rewritten() {
 
 #[test]
 fn redirects_and_responses_are_given_here() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "path": "/moved" }, "redirect": { "to": "https://new.example" } },
         { "match": { "path": "/gone" }, "redirect": { "to": "/new", "status": 301 } },
         { "name": "down", "match": { "path": "/" , "host": "down" },
@@ -149,7 +149,7 @@ fn redirects_and_responses_are_given_here() {
 
 #[test]
 fn a_split_follows_the_weights_and_sticks_by_key() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "host": "drawn" }, "split": [{ "service": "a", "weight": 80 }, { "service": "b", "weight": 20 }] },
         { "match": { "host": "stuck" }, "sticky": { "cookie": "session" },
           "split": [{ "service": "a" }, { "service": "b" }] },
@@ -177,7 +177,7 @@ fn a_split_follows_the_weights_and_sticks_by_key() {
 #[test]
 fn a_service_that_only_a_route_names_is_declared_by_it() {
     let c = App::start("c");
-    let mesh = Web::built(json!([{ "match": { "path": "/c" }, "to": "c", "strip_path": true }]), |web| {
+    let mesh = Mesh::built(json!([{ "match": { "path": "/c" }, "to": "c", "strip_path": true }]), |web| {
         web.set("outbound.defaults", to(&c))
     });
     assert_eq!(mesh.get("a", "/c/x").app(), "c");
@@ -187,7 +187,7 @@ fn a_service_that_only_a_route_names_is_declared_by_it() {
 
 #[test]
 fn a_rules_own_policy_is_over_the_upstreams() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "path": "/delay" }, "to": "a", "timeout": "50ms" },
         { "match": { "path": "/drop" }, "to": "a", "retry": { "attempts": 1 } },
     ]));
@@ -200,7 +200,7 @@ fn a_rules_own_policy_is_over_the_upstreams() {
 #[test]
 fn a_rule_may_have_endpoints_of_its_own() {
     let other = App::start("other");
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "name": "own", "match": { "path": "/own" }, "to": "a", "endpoints": [other.address().to_string()] },
     ]));
     eventually(SOON, "the rule's endpoint is known", || (mesh.get("a", "/own").app() == "other").then_some(()));
@@ -211,7 +211,7 @@ fn a_rule_may_have_endpoints_of_its_own() {
 
 #[test]
 fn a_shadow_gets_copies_and_never_holds_the_answer() {
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "match": { "path": "/echo" }, "to": "b", "mirror": { "service": "a" } },
         { "match": { "path": "/none" }, "to": "b", "mirror": { "service": "a", "percent": 0 } },
         { "match": { "path": "/drop" }, "to": "b", "mirror": { "service": "a" } },
@@ -235,7 +235,7 @@ fn a_shadow_gets_copies_and_never_holds_the_answer() {
 fn a_shadow_that_hangs_is_left_behind_and_bounded() {
     // The kernel accepts for it; nobody ever answers.
     let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mesh = Web::built(json!([{ "to": "a", "mirror": { "service": "hung" } }]), |web| {
+    let mesh = Mesh::built(json!([{ "to": "a", "mirror": { "service": "hung" } }]), |web| {
         let endpoints = json!([hung.local_addr().unwrap().to_string()]);
         web.upstream("hung", json!({ "endpoints": endpoints, "mtls": "off", "timeout": "60s" }))
     });
@@ -251,7 +251,7 @@ fn a_shadow_that_hangs_is_left_behind_and_bounded() {
 #[test]
 fn a_fault_delays_and_aborts_by_header_and_is_counted() {
     let fault = |config: Value| json!([{ "name": "fault", "config": config }]);
-    let mesh = Web::with(json!([
+    let mesh = Mesh::with(json!([
         { "name": "aborts", "match": { "path": "/abort" }, "to": "a",
           "plugins": fault(json!({ "header": "x-fault", "abort": { "status": 418 } })) },
         { "name": "delays", "match": { "path": "/slow" }, "to": "a",
@@ -292,7 +292,7 @@ fn a_fault_delays_and_aborts_by_header_and_is_counted() {
 #[test]
 fn a_routes_plugin_replaces_the_upstreams() {
     let abort = |status: u16| json!([{ "name": "fault", "config": { "abort": { "status": status } } }]);
-    let mesh = Web::built(json!([{ "match": { "path": "/own" }, "to": "c", "plugins": abort(418) }]), |web| {
+    let mesh = Mesh::built(json!([{ "match": { "path": "/own" }, "to": "c", "plugins": abort(418) }]), |web| {
         web.upstream("c", json!({ "endpoints": ["127.0.0.1:9"], "mtls": "off", "plugins": abort(501) }))
             .set("outbound.defaults", json!({ "plugins": abort(599) }))
     });
@@ -343,7 +343,7 @@ fn parts_of_the_app_have_plugins_timeouts_and_limits() {
 
 #[test]
 fn a_reload_of_the_rules_loses_no_request() {
-    let mesh = Web::with(json!([{ "match": { "host": "api" }, "to": "a" }]));
+    let mesh = Mesh::with(json!([{ "match": { "host": "api" }, "to": "a" }]));
     let load = Load::start(4, mesh.web.outbound(), &Ask::get("/").host("api"));
     load.after(200);
     mesh.web.rewrite(|config| config["outbound"]["routes"][0]["to"] = json!("b"));

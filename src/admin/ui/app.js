@@ -6,6 +6,7 @@ const COLUMNS = [
   ["id", (e) => e.id],
   ["address", (e) => e.address],
   ["state", (e) => e.state, (e) => ({ healthy: "good", ejected: "warn" })[e.state] ?? "bad"],
+  ["breaker", (e) => e.breaker.state.replace("_", "-")],
   ["health", (e) => e.health],
   ["identity", (e) => (e.mtls ? e.peer : "plain")],
   ["zone", (e) => e.zone ?? "–"],

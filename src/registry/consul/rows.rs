@@ -32,6 +32,8 @@ pub(super) struct Node {
     #[serde(deserialize_with = "or_default")]
     pub(super) address: String,
     #[serde(deserialize_with = "or_default")]
+    tagged_addresses: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) meta: BTreeMap<String, String>,
 }
 
@@ -51,6 +53,8 @@ pub(super) struct Service {
     #[serde(deserialize_with = "or_default")]
     pub(super) port: i64,
     #[serde(deserialize_with = "or_default")]
+    tagged_addresses: BTreeMap<String, Tagged>,
+    #[serde(deserialize_with = "or_default")]
     pub(super) meta: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) weights: Option<Weights>,
@@ -58,6 +62,16 @@ pub(super) struct Service {
     pub(super) proxy: Proxy,
     #[serde(deserialize_with = "or_default")]
     pub(super) connect: Connect,
+}
+
+/// An address of a service for others than its neighbours.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Tagged {
+    #[serde(deserialize_with = "or_default")]
+    address: String,
+    #[serde(deserialize_with = "or_default")]
+    port: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,7 +109,7 @@ pub(super) struct Check {
 }
 
 /// Null is what a missing value is.
-fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -121,13 +135,21 @@ impl Row {
         u32::try_from(weight.clamp(1, 65_535)).unwrap_or(1)
     }
 
-    /// The service's own address, else its node's: `""` means that none was registered.
-    pub(super) fn host(&self) -> &str {
-        if self.service.address.is_empty() { &self.node.address } else { &self.service.address }
-    }
-
-    pub(super) fn port(&self) -> Option<u16> {
-        u16::try_from(self.service.port).ok().filter(|port| *port > 0)
+    /// Where it is reached: the service's own address, else its node's, since `""` means that none was registered. From
+    /// another datacenter (`far`) the addresses tagged `wan` come first, in the order of Consul's own proxies
+    /// (`CheckServiceNode.BestAddress`). The port is `None` where it is none.
+    pub(super) fn target(&self, far: bool) -> (&str, Option<u16>) {
+        let (service, node) = (&self.service, &self.node);
+        let wan = service.tagged_addresses.get("wan").filter(|tagged| far && !tagged.address.is_empty());
+        let (host, port) = match wan {
+            Some(tagged) => (tagged.address.as_str(), if tagged.port > 0 { tagged.port } else { service.port }),
+            None if !service.address.is_empty() => (service.address.as_str(), service.port),
+            None => {
+                let wan = node.tagged_addresses.get("wan").filter(|address| far && !address.is_empty());
+                (wan.unwrap_or(&node.address).as_str(), service.port)
+            }
+        };
+        (host, u16::try_from(port).ok().filter(|port| *port > 0))
     }
 
     /// Who the peer proves to be where this instance speaks mTLS: its own name for a native instance, the name that it
@@ -192,7 +214,7 @@ mod tests {
               "Checks":[{"CheckID":"serfHealth","Status":"passing"},{"CheckID":"web-1:ttl","Status":"passing","Type":"ttl"}]}]"#,
         )
         .remove(0);
-        assert_eq!((row.service.id.as_str(), row.host(), row.port()), ("web-1", "127.0.0.2", Some(18080)));
+        assert_eq!((row.service.id.as_str(), row.target(false)), ("web-1", ("127.0.0.2", Some(18080))));
         assert_eq!((row.health(), row.weight(Health::Passing)), (Health::Passing, 10));
         assert_eq!((row.mesh_peer(), row.is_ours(), row.zone()), (None, false, None));
     }
@@ -205,9 +227,9 @@ mod tests {
               "Port":null,"Meta":null,"Weights":null,"Proxy":null,"Connect":null,"Kind":null},"Checks":null}]"#,
         )
         .remove(0);
-        assert_eq!((row.host(), row.port(), row.health()), ("10.0.0.9", None, Health::Passing));
+        assert_eq!((row.target(true), row.health()), (("10.0.0.9", None), Health::Passing));
         assert_eq!(row.weight(Health::Passing), 1);
-        assert_eq!(rows(r#"[{"Node":null,"Service":null}]"#)[0].host(), "");
+        assert_eq!(rows(r#"[{"Node":null,"Service":null}]"#)[0].target(false).0, "");
     }
 
     #[test]
@@ -230,8 +252,27 @@ mod tests {
     #[test]
     fn ports_that_are_none_are_told_apart() {
         for (port, read) in [("70000", None), ("-1", None), ("0", None), ("65535", Some(65_535)), ("1", Some(1))] {
-            assert_eq!(rows(&format!(r#"[{{"Service":{{"Port":{port}}}}}]"#))[0].port(), read, "{port}");
+            assert_eq!(rows(&format!(r#"[{{"Service":{{"Port":{port}}}}}]"#))[0].target(false).1, read, "{port}");
         }
+    }
+
+    #[test]
+    fn from_another_datacenter_the_wan_addresses_come_first() {
+        let row = |service: &str| {
+            rows(&format!(
+                r#"[{{"Node":{{"Address":"10.0.0.9","TaggedAddresses":{{"lan":"10.0.0.9","wan":"203.0.113.9"}}}},"Service":{service}}}]"#
+            ))
+            .remove(0)
+        };
+        let both =
+            r#"{"Address":"10.0.0.1","Port":80,"TaggedAddresses":{"wan":{"Address":"203.0.113.1","Port":8080}}}"#;
+        assert_eq!(row(both).target(true), ("203.0.113.1", Some(8080)));
+        assert_eq!(row(both).target(false), ("10.0.0.1", Some(80)));
+        let own = r#"{"Address":"10.0.0.1","Port":80,"TaggedAddresses":{"wan_ipv4":{"Address":"10.0.0.1","Port":80}}}"#;
+        assert_eq!(row(own).target(true), ("10.0.0.1", Some(80)));
+        let of_node = r#"{"Address":"","Port":80,"TaggedAddresses":null}"#;
+        assert_eq!(row(of_node).target(true), ("203.0.113.9", Some(80)));
+        assert_eq!(row(of_node).target(false), ("10.0.0.9", Some(80)));
     }
 
     #[test]

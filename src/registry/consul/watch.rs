@@ -10,7 +10,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::own::Own;
 use super::rows::{Row, Rows};
+use super::selection::Selection;
 use crate::consul::{Answer, Api, Client, ConsulError, path_segment};
 use crate::names::ServiceName;
 use crate::registry::known::Known;
@@ -28,11 +30,12 @@ pub enum MeshMode {
     Plain,
 }
 
-/// A registry of the instances of one service.
+/// A registry of the instances of one service, or of a subset of them.
 pub struct HealthWatch {
     client: Client,
     service: ServiceName,
     mode: MeshMode,
+    selection: Selection,
     state: Mutex<State>,
 }
 
@@ -42,6 +45,8 @@ struct State {
     /// The last mark handed out; 1 is kept for "began anew".
     mark: u64,
     hosts: Known<Vec<IpAddr>>,
+    /// The instances are in another datacenter than the agent; `None` while it has not said where it is.
+    far: Option<bool>,
     /// Instances that were already said to be left out, and why.
     left_out: BTreeMap<String, &'static str>,
 }
@@ -60,20 +65,24 @@ struct Query {
 
 impl HealthWatch {
     #[must_use]
-    pub fn new(client: Client, service: ServiceName, mode: MeshMode) -> Self {
+    pub fn new(client: Client, service: ServiceName, mode: MeshMode, selection: Selection) -> Self {
         let apis: &[Api] = match mode {
             MeshMode::Mesh => &[Api::HealthConnect],
             MeshMode::Preferred => &[Api::HealthConnect, Api::HealthService],
             MeshMode::Plain => &[Api::HealthService],
         };
         let queries = apis.iter().map(|api| Query::new(*api)).collect();
-        let hosts = Known::new(describe(&service, mode));
-        let state = Mutex::new(State { queries, mark: 1, hosts, left_out: BTreeMap::new() });
-        Self { client, service, mode, state }
+        let hosts = Known::new(describe(&service, mode, &selection));
+        let far = selection.datacenter().is_none().then_some(false);
+        let state = Mutex::new(State { queries, mark: 1, hosts, far, left_out: BTreeMap::new() });
+        Self { client, service, mode, selection, state }
     }
 
     async fn read(&self, seen: Mark) -> Result<(Mark, Vec<Listing>), RegistryError> {
         let mut state = self.state.lock().await;
+        if state.far.is_none() {
+            state.far = Some(self.is_far().await?);
+        }
         if seen.0 != state.mark || seen == Mark::START {
             self.start(&mut state.queries).await?;
         } else if !state.queries.iter().any(|query| query.untold) {
@@ -92,6 +101,17 @@ impl HealthWatch {
         Ok((Mark(state.mark), listings))
     }
 
+    /// Whether another datacenter than the agent's is asked for. Who names one and may not read the agent's own means
+    /// another.
+    async fn is_far(&self) -> Result<bool, RegistryError> {
+        let Some(datacenter) = self.selection.datacenter() else { return Ok(false) };
+        match Own::read(&self.client).await {
+            Ok(own) => Ok(!own.is_in(datacenter)),
+            Err(error) if error.is_denied() => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads every query anew.
     async fn start(&self, queries: &mut [Query]) -> Result<(), RegistryError> {
         for query in queries.iter_mut() {
@@ -100,7 +120,7 @@ impl HealthWatch {
         }
         while queries.iter().any(|query| query.call.is_some()) {
             let (query, answer) = first_answer(queries).await;
-            query.take(answer, &self.service)?;
+            query.take(answer, &self.service, &self.selection)?;
         }
         Ok(())
     }
@@ -112,11 +132,11 @@ impl HealthWatch {
             query.call = Some(self.call(query));
         }
         let (query, answer) = first_answer(queries).await;
-        query.take(answer, &self.service)?;
+        query.take(answer, &self.service, &self.selection)?;
         while queries.iter().any(|query| query.call.is_some())
             && let Ok((query, answer)) = timeout(TOGETHER, first_answer(queries)).await
         {
-            query.take(answer, &self.service)?;
+            query.take(answer, &self.service, &self.selection)?;
         }
         Ok(())
     }
@@ -131,16 +151,21 @@ impl HealthWatch {
     fn call(&self, query: &Query) -> BoxFuture<'static, Result<Answer<Rows>, ConsulError>> {
         let (client, api, index) = (self.client.clone(), query.api, query.index);
         let path = path(api, &self.service);
+        let selected = self.selection.query();
         async move {
-            let options: &[(&str, &str)] = if index == 0 { &[] } else { &[("cached", "")] };
-            client.wait_past(api, &path, options, index).await
+            let mut options: Vec<(&str, &str)> = selected.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            if index > 0 {
+                options.push(("cached", ""));
+            }
+            client.wait_past(api, &path, &options, index).await
         }
         .boxed()
     }
 
     async fn list(&self, state: &mut State) -> Vec<Listing> {
         let wanted = self.wanted(&state.queries);
-        let names: BTreeSet<&str> = wanted.iter().map(|(row, _)| row.host()).collect();
+        let far = state.far == Some(true);
+        let names: BTreeSet<&str> = wanted.iter().map(|(row, _)| row.target(far).0).collect();
         let found = addresses(&names, &mut state.hosts).await;
         let mut listings = Vec::with_capacity(wanted.len());
         let mut left_out = BTreeMap::new();
@@ -150,11 +175,12 @@ impl HealthWatch {
             }
         }
         for (row, wire) in &wanted {
-            let Some(addresses) = found.get(row.host()) else {
+            let (host, port) = row.target(far);
+            let Some(addresses) = found.get(host) else {
                 left_out.insert(row.service.id.clone(), "its address is missing or cannot be resolved");
                 continue;
             };
-            let Some(port) = row.port() else {
+            let Some(port) = port else {
                 left_out.insert(row.service.id.clone(), "its port is none");
                 continue;
             };
@@ -222,8 +248,14 @@ impl Query {
         Self { api, index: 0, rows: Vec::new(), call: None, untold: false, went_back: false }
     }
 
-    fn take(&mut self, answer: Result<Answer<Rows>, ConsulError>, service: &ServiceName) -> Result<(), RegistryError> {
-        let Answer { index, filtered_by_acls, value: Rows(rows) } = answer?;
+    fn take(
+        &mut self,
+        answer: Result<Answer<Rows>, ConsulError>,
+        service: &ServiceName,
+        selection: &Selection,
+    ) -> Result<(), RegistryError> {
+        let Answer { index, filtered_by_acls, value: Rows(rows) } =
+            answer.map_err(|error| refused_filter(error, selection))?;
         if filtered_by_acls && rows.is_empty() {
             // Not "no instances" but "you may not know" (consul PR #17424).
             return Err(RegistryError::Filtered { path: path(self.api, service) });
@@ -236,23 +268,33 @@ impl Query {
     }
 }
 
+/// Consul 1.8 answers 500 to a filter that it cannot read, newer ones 400; the text says what is wrong.
+fn refused_filter(error: ConsulError, selection: &Selection) -> RegistryError {
+    match (error, selection.filter()) {
+        (ConsulError::Status { status: 400 | 500, text, .. }, Some(filter)) if text.contains("expression") => {
+            RegistryError::Filter { filter: filter.to_owned(), cause: text }
+        }
+        (error, _) => error.into(),
+    }
+}
+
 impl Registry for HealthWatch {
     fn next(&self, seen: Mark) -> BoxFuture<'_, Result<(Mark, Vec<Listing>), RegistryError>> {
         self.read(seen).boxed()
     }
 
     fn describe(&self) -> String {
-        describe(&self.service, self.mode)
+        describe(&self.service, self.mode, &self.selection)
     }
 }
 
-fn describe(service: &ServiceName, mode: MeshMode) -> String {
+fn describe(service: &ServiceName, mode: MeshMode, selection: &Selection) -> String {
     let endpoint = match mode {
         MeshMode::Mesh => "connect",
         MeshMode::Preferred => "connect+service",
         MeshMode::Plain => "service",
     };
-    format!("health/{endpoint}/{service}")
+    format!("health/{endpoint}/{service}{}", selection.suffix())
 }
 
 fn path(api: Api, service: &ServiceName) -> String {

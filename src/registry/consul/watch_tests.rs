@@ -24,11 +24,19 @@ struct Agent {
 
 impl Agent {
     async fn new(mode: MeshMode, answers: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::selecting(mode, Selection::default(), answers).await
+    }
+
+    async fn selecting(
+        mode: MeshMode,
+        selection: Selection,
+        answers: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings =
             Settings { address: format!("http://{}", listener.local_addr().unwrap()), ..Settings::default() };
         let client = Client::new(settings, Metrics::new()).unwrap();
-        let watch = HealthWatch::new(client, ServiceName::parse("orders").unwrap(), mode);
+        let watch = HealthWatch::new(client, ServiceName::parse("orders").unwrap(), mode, selection);
         let (asked, tasks): (Arc<Lock<Vec<String>>>, _) = (Arc::default(), Lifecycle::new());
         let (answers, record, inner): (Arc<Answers>, _, _) = (Arc::new(answers), asked.clone(), tasks.clone());
         tasks.spawn("server", async move {
@@ -250,4 +258,70 @@ async fn health_and_weight_follow_the_checks_and_host_names_are_resolved() {
     let listings = agent.start().await;
     assert_eq!(told(&listings), [entry("o1", "127.0.0.1:80", None)]);
     assert_eq!((listings[0].health, listings[0].weight), (Health::Warning, 2));
+}
+
+const SELF_DC1: &str = r#"{"Config":{"Datacenter":"dc1"},"Meta":{}}"#;
+
+#[tokio::test]
+async fn a_subset_is_asked_for_at_the_servers_in_every_query() {
+    let selection = Selection::default().with(&["v2".into()], &BTreeMap::new(), None);
+    let agent = Agent::selecting(MeshMode::Preferred, selection, |target| {
+        if target.contains("index=7") { ok(8, "[]") } else { ok(7, "[]") }
+    })
+    .await;
+    assert_eq!(agent.watch.describe(), "health/connect+service/orders?d9d99616");
+    let (mark, _) = agent.watch.next(Mark::START).await.unwrap();
+    agent.watch.next(mark).await.unwrap();
+    let asked = agent.asked();
+    assert_eq!(asked.len(), 4, "{asked:#?}");
+    assert!(asked.iter().all(|target| target.contains("filter=%22v2%22+in+Service.Tags")), "{asked:#?}");
+}
+
+#[tokio::test]
+async fn another_datacenters_instances_are_reached_by_their_wan_addresses() {
+    let row = r#"[{"Node":{"Node":"n1","Address":"10.0.0.9"},"Service":{"ID":"o1","Service":"orders","Address":"10.0.0.1","Port":1,
+        "TaggedAddresses":{"wan":{"Address":"203.0.113.1","Port":2}}}}]"#;
+    for (datacenter, address) in [("dc2", "203.0.113.1:2"), ("dc1", "10.0.0.1:1")] {
+        let selection = Selection::of(Some(datacenter));
+        let agent = Agent::selecting(MeshMode::Plain, selection, move |target| {
+            if target == "/v1/agent/self" { ok(1, SELF_DC1) } else { ok(7, row) }
+        })
+        .await;
+        assert_eq!(agent.watch.describe(), format!("health/service/orders@{datacenter}"));
+        assert_eq!(told(&agent.start().await), [entry("o1", address, None)]);
+        assert_eq!(agent.asked()[1], format!("/v1/health/service/orders?dc={datacenter}"));
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_ask_where_the_agent_is_means_another_datacenter() {
+    let selection = Selection::of(Some("dc2"));
+    let agent = Agent::selecting(MeshMode::Plain, selection, |target| {
+        if target == "/v1/agent/self" { status("403 Forbidden", "Permission denied") } else { ok(7, "[]") }
+    })
+    .await;
+    assert!(agent.start().await.is_empty());
+    assert_eq!(agent.watch.state.lock().await.far, Some(true));
+}
+
+#[tokio::test]
+async fn a_filter_that_consul_refuses_is_said_so() {
+    for line in ["500 Internal Server Error", "400 Bad Request"] {
+        let selection = Selection::default().with(&[], &BTreeMap::new(), Some("a == b"));
+        let agent = Agent::selecting(MeshMode::Plain, selection, move |_| {
+            status(line, "Failed to create boolean expression evaluator: Selector \"a\" is not valid")
+        })
+        .await;
+        let error = agent.watch.next(Mark::START).await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Consul refuses the filter a == b: Failed to create boolean expression evaluator: Selector \"a\" is not valid; \
+             mend the upstream's filter, tags or meta"
+        );
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what `Answers` gives")]
+fn status(line: &str, text: &str) -> Option<String> {
+    Some(format!("HTTP/1.1 {line}\r\ncontent-length: {}\r\n\r\n{text}", text.len()))
 }

@@ -180,6 +180,7 @@ impl Shared {
                 Ok(indexed(query, self.past(query, |state| state.health(name, &wanted)).await))
             }
             Endpoint::CatalogService => {
+                query.no_filter()?;
                 let wanted = query.wanted(false)?;
                 Ok(indexed(query, self.past(query, |state| state.catalog_service(name, &wanted)).await))
             }

@@ -4,6 +4,7 @@
 mod api;
 mod ca;
 mod decode;
+mod filter;
 mod query;
 mod state;
 
@@ -31,8 +32,8 @@ use crate::lifecycle::Lifecycle;
 
 /// An empty registry with a fresh CA; `serve` makes it answer.
 ///
-/// What differs from Consul on purpose: TTL checks and `Connect.Native` services only, no filter expressions, no ACLs, no
-/// gzip, no CA rotation, JSON syntax errors in other words, and a service that stayed critical goes when its time is over
+/// What differs from Consul on purpose: TTL checks and `Connect.Native` services only, filter expressions on health only
+/// and refused with 400, no ACLs, no gzip, no CA rotation, JSON syntax errors in other words, and a service that stayed critical goes when its time is over
 /// instead of up to 30 s later.
 pub struct Embedded {
     ca: ca::Ca,

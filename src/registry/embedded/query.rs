@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::decode::{Refused, duration};
+use super::filter::Filter;
 use super::state::{DATACENTER, Wanted};
 
 /// What Consul reads from the query of any endpoint.
@@ -46,9 +47,6 @@ impl Query {
         if query.value("dc").is_some_and(|dc| !dc.eq_ignore_ascii_case(DATACENTER)) {
             return Err(Refused::failed("No path to datacenter"));
         }
-        if query.value("filter").is_some() {
-            return Err(Refused::failed("The embedded registry has no filter expressions"));
-        }
         Ok(query)
     }
 
@@ -68,7 +66,19 @@ impl Query {
             Some(text) => go_bool(text).ok_or_else(|| Refused::bad("Invalid value for ?passing"))?,
         };
         let tags = self.pairs.iter().filter(|(key, _)| key == "tag").map(|(_, tag)| tag.clone()).collect();
-        Ok(Wanted { passing, native, tags })
+        let filter = self.value("filter").map(Filter::parse).transpose().map_err(|cause| {
+            // Newer Consul's status; 1.8 says 500.
+            Refused::bad(format!("Failed to create boolean expression evaluator: {cause}"))
+        })?;
+        Ok(Wanted { filter, passing, native, tags })
+    }
+
+    /// A row of the catalog has other names, which nobody here asks for.
+    pub(super) fn no_filter(&self) -> Result<(), Refused> {
+        match self.value("filter") {
+            None => Ok(()),
+            Some(_) => Err(Refused::bad("The embedded registry has filter expressions for health only")),
+        }
     }
 
     /// `?enable=` of the maintenance endpoint.
@@ -132,5 +142,15 @@ mod tests {
             assert_eq!(Query::parse(text).unwrap().wanted(false).unwrap().passing, passing, "{text}");
         }
         assert!(Query::parse("passing=x").unwrap().wanted(false).is_err());
+    }
+
+    #[test]
+    fn a_filter_is_read_or_refused_with_its_cause() {
+        let filter = "filter=%22v2%22+in+Service.Tags";
+        assert!(Query::parse(filter).unwrap().wanted(false).unwrap().filter.is_some());
+        assert!(Query::parse(filter).unwrap().no_filter().is_err());
+        let refused = Query::parse("filter=a+%3D%3D+b").unwrap().wanted(false).unwrap_err();
+        let cause = "Failed to create boolean expression evaluator: Selector \"a\" is not valid";
+        assert_eq!(refused, Refused::bad(cause));
     }
 }

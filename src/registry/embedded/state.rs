@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::decode::{CheckSpec, Refused, Registration, Status};
+use super::filter::Filter;
 
 /// Everything that a write can change, under one lock.
 pub(super) struct State {
@@ -298,6 +299,7 @@ impl State {
                 checks.extend(self.checks.iter().filter(|(_, c)| c.service == *id).map(|(id, c)| self.check(id, c)));
                 json!({"Node": self.node, "Service": health_service(service), "Checks": checks})
             });
+        let listed = listed.filter(|row| wanted.filter.as_ref().is_none_or(|filter| filter.matches(row)));
         (self.changed_at(name), listed.collect())
     }
 
@@ -364,6 +366,7 @@ impl State {
 /// Which instances of a name a reader asks for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted {
+    pub(super) filter: Option<Filter>,
     pub(super) passing: bool,
     pub(super) native: bool,
     pub(super) tags: Vec<String>,
