@@ -110,6 +110,7 @@ fn find(criterion: &mut Criterion) {
             authority: None,
             host: http::HeaderValue::from_static("x"),
             http2: false,
+            tcp: false,
             connect_timeout: Duration::from_secs(1),
             timeout: None,
             body_idle: Duration::from_secs(1),

@@ -25,6 +25,7 @@ mod identity;
 
 // edges: where others are, and the connections to them
 mod registry;
+mod stream;
 mod upstream;
 
 // path: bytes in, bytes out

@@ -21,6 +21,7 @@ pub struct Lifecycle {
 
 struct Group {
     drain: CancellationToken,
+    cut: CancellationToken,
     running: Mutex<Running>,
     parts: Mutex<Vec<Weak<Self>>>,
 }
@@ -45,14 +46,14 @@ pub enum Stopped {
 impl Lifecycle {
     #[must_use]
     pub fn new() -> Self {
-        Self { group: Group::new(CancellationToken::new()), tasks: TaskTracker::new() }
+        Self { group: Group::new(CancellationToken::new(), CancellationToken::new()), tasks: TaskTracker::new() }
     }
 
     /// A part of this group that can be drained or killed by itself. It ends with the whole, and the whole's `stop` waits
     /// for it.
     #[must_use]
     pub fn part(&self) -> Self {
-        let group = Group::new(self.group.drain.child_token());
+        let group = Group::new(self.group.drain.child_token(), self.group.cut.child_token());
         let mut parts = self.group.parts.lock();
         parts.retain(|part| part.strong_count() > 0);
         parts.push(Arc::downgrade(&group));
@@ -90,6 +91,17 @@ impl Lifecycle {
     /// Asks every task to finish; does not wait.
     pub fn begin_drain(&self) {
         self.group.drain.cancel();
+    }
+
+    /// Resolves when time is up: what can end in an orderly way should do so at once.
+    pub fn cut_short(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.group.cut.clone().cancelled_owned()
+    }
+
+    /// Tells every task that time is up; does not wait. What does not heed it is to be killed a moment later.
+    pub fn begin_cut(&self) {
+        self.group.drain.cancel();
+        self.group.cut.cancel();
     }
 
     /// Ends every task where it stands: its future is dropped, sockets close, guards run. Does not wait.
@@ -132,8 +144,8 @@ impl Default for Lifecycle {
 }
 
 impl Group {
-    fn new(drain: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { drain, running: Mutex::default(), parts: Mutex::default() })
+    fn new(drain: CancellationToken, cut: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { drain, cut, running: Mutex::default(), parts: Mutex::default() })
     }
 
     /// Makes a spawned task one that `kill` reaches. It may have ended already, or the group may have been killed while

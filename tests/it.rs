@@ -15,6 +15,8 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/grpc.rs"]
+mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
 #[path = "it/identity.rs"]
@@ -39,3 +41,9 @@ mod retries;
 mod subsets;
 #[path = "it/routes.rs"]
 mod routes;
+#[path = "it/tcp.rs"]
+mod tcp;
+#[path = "it/tunnels.rs"]
+mod tunnels;
+#[path = "it/websocket.rs"]
+mod websocket;

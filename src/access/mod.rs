@@ -141,6 +141,12 @@ impl Gate {
         Verdict::Denied(Denial::NoRule { identified: ask.caller.is_some() })
     }
 
+    /// Whether the caller may have no connection without HTTP.
+    #[must_use]
+    pub fn refuses_raw(&self, caller: Option<&SpiffeId>) -> bool {
+        matches!(self.judge(Ask { caller, request: None }, &Standing::default()), Verdict::Denied(_))
+    }
+
     /// Whether no request of the caller's could be allowed: its connections are of no use.
     #[must_use]
     pub fn shuts_out(&self, caller: Option<&SpiffeId>) -> bool {

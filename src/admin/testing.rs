@@ -159,6 +159,7 @@ pub(super) fn route(metrics: &Arc<Metrics>, direction: Direction, service: Arc<S
         authority: None,
         service,
         http2: false,
+        tcp: false,
         connect_timeout: Duration::from_secs(1),
         timeout: None,
         body_idle: Duration::from_secs(1),

@@ -134,27 +134,29 @@ async fn close_denied(inbound: Arc<InboundShared>, open: OpenConnections) {
             }
         };
         let gate = || inbound.entry.gate.snapshot();
+        let raw = || inbound.view.peek().app.tcp;
         tokio::select! {
             changed = versions.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 let gate = gate();
-                if open.close_where(|peer| unwanted(&gate, peer)) {
+                if open.close_where(|peer| unwanted(&gate, raw(), peer)) {
                     cut_at.get_or_insert(Instant::now() + PATIENCE);
                 }
             }
             () = due => {
                 cut_at = None;
                 let gate = gate();
-                open.cut_where(|peer| unwanted(&gate, peer));
+                open.cut_where(|peer| unwanted(&gate, raw(), peer));
             }
         }
     }
 }
 
-fn unwanted(gate: &Gate, peer: &Peer) -> bool {
-    gate.shuts_out(peer.tls.as_ref().map(|tls| &tls.id))
+fn unwanted(gate: &Gate, raw: bool, peer: &Peer) -> bool {
+    let caller = peer.tls.as_ref().map(|tls| &tls.id);
+    if raw { gate.refuses_raw(caller) } else { gate.shuts_out(caller) }
 }
 
 /// What a denied peer's exchanges get to end by themselves: with Consul's own delay well under five seconds.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::upstreams::Upstreams;
 use super::watches::Watching;
 use super::{Failure, access, routes, settings};
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::filter::Chain;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
@@ -85,21 +85,25 @@ impl DataPath {
             mirrors: pools_life.part(),
         });
         let dialer = Dialer::new(identity.clone());
-        let pools = |idle: Duration| -> Vec<Pool> {
-            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle }, pools_life.clone());
+        let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };
-        let (timeouts, limits) = (config.outbound.timeouts, config.outbound.limits);
         Ok(Self {
             inbound_open: OpenConnections::default(),
-            inbound_pools: pools(settings::APP_IDLE),
-            outbound_pools: pools(settings::MESH_IDLE),
+            inbound_pools: pools(settings::APP_IDLE, config.inbound.keeps_case),
+            outbound_pools: pools(settings::MESH_IDLE, config.outbound.keeps_case),
             security: settings::security(config.inbound.mtls, identity),
             inbound_settings: Arc::new(Published::new(settings::listen(
                 config.inbound.timeouts,
                 config.inbound.limits,
+                config.inbound.keeps_case,
             ))),
-            outbound_settings: Arc::new(Published::new(settings::listen(timeouts, limits))),
+            outbound_settings: Arc::new(Published::new(settings::listen(
+                config.outbound.timeouts,
+                config.outbound.limits,
+                config.outbound.keeps_case,
+            ))),
             upstreams: Upstreams::new(watching, config)?,
             workers,
             metrics,
@@ -155,7 +159,7 @@ impl DataPath {
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone())),
+            handler: Arc::new(Inbound::new(self.inbound.clone(), pool.clone(), self.inbound_life.clone())),
         };
         Listener {
             direction: Direction::Inbound,
@@ -171,12 +175,12 @@ impl DataPath {
 
     /// Accepts on the shared port (`None`) or on an upstream's own.
     pub(super) fn accept_outbound(&mut self, bound: Bound, upstream: Option<ServiceName>) {
+        let lifecycle = self.outbound_life.part();
         let target = |(worker, pool): (&crate::worker::Worker, &Pool)| Target {
             runtime: worker.runtime.clone(),
             load: worker.load.clone(),
-            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone())),
+            handler: Arc::new(Outbound::new(self.outbound.clone(), pool.clone(), upstream.clone(), lifecycle.clone())),
         };
-        let lifecycle = self.outbound_life.part();
         let listener = Listener {
             direction: Direction::Outbound,
             security: Security::Plain,
@@ -198,8 +202,16 @@ impl DataPath {
         let before = self.inbound.view.snapshot();
         self.inbound.view.store(inbound_view(config, &self.app, &before.app.flow, (&before.rules, &self.metrics))?);
         self.app.reconfigure(settings::app_policy(&config.inbound));
-        self.inbound_settings.store(settings::listen(config.inbound.timeouts, config.inbound.limits));
-        self.outbound_settings.store(settings::listen(config.outbound.timeouts, config.outbound.limits));
+        self.inbound_settings.store(settings::listen(
+            config.inbound.timeouts,
+            config.inbound.limits,
+            config.inbound.keeps_case,
+        ));
+        self.outbound_settings.store(settings::listen(
+            config.outbound.timeouts,
+            config.outbound.limits,
+            config.outbound.keeps_case,
+        ));
         self.access_log.store(log);
         Ok(())
     }
@@ -244,6 +256,7 @@ fn inbound_view(
         host: http::HeaderValue::from_str(config.service.name.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(config.service.protocol),
+        tcp: config.service.protocol == Protocol::Tcp,
         connect_timeout: settings::APP_CONNECT,
         // No request hangs: an app that does not answer is given up when a connection would be called idle.
         timeout: Some(config.inbound.timeouts.idle),

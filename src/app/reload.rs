@@ -127,6 +127,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("inbound.listen", old.inbound.listen != new.inbound.listen),
         ("inbound.advertise", old.inbound.advertise != new.inbound.advertise),
         ("inbound.mtls", old.inbound.mtls != new.inbound.mtls),
+        ("inbound.header_case", old.inbound.keeps_case != new.inbound.keeps_case),
+        ("outbound.header_case", old.outbound.keeps_case != new.outbound.keeps_case),
         ("outbound.listen", old.outbound.listen != new.outbound.listen),
         ("admin.listen", old.admin != new.admin),
         ("metrics.listen", old.metrics != new.metrics),

@@ -161,6 +161,7 @@ fn to_app(settings: &AppRouteSettings, app: &Route, filters: Chain, before: &[Ar
         idle_timeout: settings.idle_timeout.unwrap_or(app.idle_timeout),
         retry: app.retry.clone(),
         filters,
+        tcp: app.tcp,
         counts_attempts: app.counts_attempts,
         hedge: app.hedge.clone(),
         failures: app.failures,

@@ -16,7 +16,7 @@ use crate::route::{self, HashOn, OnReset, RetryPolicy, StatusSet};
 use crate::service;
 use crate::telemetry::access_log::Destination;
 
-pub(super) fn listen(timeouts: InboundTimeouts, limits: ListenLimits) -> listen::Settings {
+pub(super) fn listen(timeouts: InboundTimeouts, limits: ListenLimits, keeps_case: bool) -> listen::Settings {
     listen::Settings {
         handshake: timeouts.handshake,
         head: timeouts.head,
@@ -25,6 +25,7 @@ pub(super) fn listen(timeouts: InboundTimeouts, limits: ListenLimits) -> listen:
         head_size: limits.head,
         headers: limits.headers,
         h2_streams: limits.h2_streams,
+        keeps_case,
     }
 }
 
@@ -102,7 +103,7 @@ fn hostname() -> String {
 
 pub(super) fn speaks_http2(protocol: Protocol) -> bool {
     match protocol {
-        Protocol::Http => false,
+        Protocol::Http | Protocol::Tcp => false,
         Protocol::Http2 | Protocol::Grpc => true,
     }
 }

@@ -169,6 +169,9 @@ impl Sidecar {
             let in_flight = self.data.in_flight();
             self.metrics.exchanges_cut(u64::try_from(in_flight).unwrap_or(0));
             tracing::warn!(direction, in_flight, running = ?life.running(), "grace is over: what is left is cut");
+            // Tunnels close in order; the rest is ended where it stands.
+            life.begin_cut();
+            let _ = tokio::time::timeout(CLOSING, life.finished()).await;
             life.stop(Duration::ZERO).await;
         }
     }
@@ -205,6 +208,8 @@ fn exit_code(why: &Why, child: Option<ExitStatus>, hurried: Option<i32>) -> u8 {
     }
 }
 
+/// What tunnels get to close in order once grace is over.
+const CLOSING: Duration = Duration::from_millis(200);
 /// For watchers to act on the answer in which we are missing (Consul wakes them within milliseconds).
 const PROPAGATION: Duration = Duration::from_millis(200);
 

@@ -12,7 +12,7 @@ use super::routes::OwnServices;
 use super::watches::{Source, Watch, Watching, sources};
 use super::zone::Zone;
 use super::{Failure, settings};
-use crate::config::{Config, OutboundSettings, UpstreamSettings};
+use crate::config::{Config, OutboundSettings, Protocol, UpstreamSettings};
 use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
 use crate::names::ServiceName;
@@ -209,6 +209,7 @@ pub(super) fn route(
         host: http::HeaderValue::from_str(upstream.service.as_str())?,
         flow: flow.clone(),
         http2: settings::speaks_http2(upstream.protocol),
+        tcp: upstream.protocol == Protocol::Tcp,
         connect_timeout: upstream.connect_timeout,
         timeout: upstream.timeout,
         body_idle: outbound.timeouts.body_idle,

@@ -238,6 +238,7 @@ fn inbound(section: &Section<'_>, consul: &consul::Settings) -> Option<InboundSe
         intentions: authz::intentions(section, mtls)?,
         plugins: plugins::of(section),
         routes: routes::inbound(section),
+        keeps_case: section.take("header_case", keeps_case)?,
     })
 }
 
@@ -248,6 +249,10 @@ pub(super) fn timeouts(section: &Section<'_>) -> Option<InboundTimeouts> {
         body_idle: section.take("body_idle", values::duration)?,
         idle: section.take("idle", values::duration)?,
     })
+}
+
+pub(super) fn keeps_case(scalar: &Scalar) -> Result<bool, Fault> {
+    Ok(values::choice(scalar, &["lower", "keep"], &[])? == "keep")
 }
 
 pub(super) fn limits(section: &Section<'_>) -> Option<ListenLimits> {
@@ -326,9 +331,10 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 pub(super) fn protocol(scalar: &Scalar) -> Result<Protocol, Fault> {
-    Ok(match values::choice(scalar, &["http", "http2", "grpc"], &["tcp"])? {
+    Ok(match values::choice(scalar, &["http", "http2", "grpc", "tcp"], &[])? {
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
+        "tcp" => Protocol::Tcp,
         _ => Protocol::Http,
     })
 }

@@ -12,7 +12,7 @@ const COUNT: Leaf = Leaf::Integer { min: 1, max: 1_000_000 };
 const PATH: Shape = Shape::Leaf(Leaf::Path);
 const TEXT: Shape = Shape::Leaf(Leaf::Text);
 const LISTEN: Shape = Shape::Leaf(Leaf::Listen);
-const PROTOCOL: Shape = Shape::Leaf(Leaf::Choice { values: &["http", "http2", "grpc"], later: &["tcp"] });
+const PROTOCOL: Shape = Shape::Leaf(Leaf::Choice { values: &["http", "http2", "grpc", "tcp"], later: &[] });
 
 pub(super) const ROOT: &[Key] = &[
     Key::required(
@@ -54,7 +54,7 @@ const SERVICE: &[Key] = &[
         "protocol",
         PROTOCOL,
         "http",
-        "What the app speaks: `http` (1.1 and 2 by negotiation), `http2` or `grpc`. `tcp` is not supported yet.",
+        "What the app speaks: `http` (1.1 and 2 by negotiation), `http2`, `grpc`, or `tcp` (bytes as they are).",
     ),
     Key::new("tags", Shape::List(Leaf::Text), "[]", "Consul tags of the instance."),
     Key::new("meta", Shape::Texts, "{}", "Consul meta of the instance."),
@@ -187,6 +187,7 @@ const INBOUND: &[Key] = &[
         "false",
         "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
     ),
+    HEADER_CASE,
     Key::new(
         "authz",
         Shape::Sections(AUTHZ),
@@ -229,6 +230,13 @@ const AUTHZ: &[Key] = &[
     ),
 ];
 
+const HEADER_CASE: Key = Key::new(
+    "header_case",
+    Shape::Leaf(Leaf::Choice { values: &["lower", "keep"], later: &[] }),
+    "lower",
+    "Names of HTTP/1.1 header fields, both ways: `lower`, or `keep` the case in which they came, for peers that heed it. HTTP/2 has lower case only.",
+);
+
 const TIMEOUTS: &[Key] = &[
     Key::new("handshake", TIME, "10s", "Until a TLS handshake is done."),
     Key::new("head", TIME, "10s", "From a request's first byte to the end of its head."),
@@ -262,6 +270,7 @@ const OUTBOUND: &[Key] = &[
     ),
     Key::optional("timeouts", Shape::Section(TIMEOUTS), "Limits of waiting for the app."),
     Key::optional("limits", Shape::Section(LIMITS), "Bounds of what the app may use."),
+    HEADER_CASE,
     Key::optional(
         "defaults",
         Shape::Section(UPSTREAM_DEFAULTS),
@@ -280,7 +289,7 @@ const OUTBOUND: &[Key] = &[
 macro_rules! upstream_keys {
     ($($first:expr),* $(,)?) => { &[
         $($first,)*
-        Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2` or `grpc`. `tcp` is not supported yet."),
+        Key::new("protocol", PROTOCOL, "http", "What its app speaks: `http`, `http2`, `grpc`, or `tcp` (bytes as they are, on the upstream's own `listen` or by CONNECT)."),
         Key::new("mtls", Shape::Leaf(Leaf::Choice { values: &["required", "preferred", "off"], later: &[] }), "required", "`required`, `preferred` (plain endpoints too) or `off`."),
         Key::new("balance", BALANCE, "least_loaded", "`least_loaded` (two choices, peak EWMA), `round_robin`, `random`, or `{ ring_hash: {…} }` or `{ maglev: {…} }` with what is hashed."),
         Key::new("prefer_zone", Shape::Leaf(Leaf::Bool), "false", "Endpoints of our own zone first, spilling over by health. The zone is `service.meta.zone`, else `zone` in the Meta of the agent's node."),

@@ -122,6 +122,7 @@ pub enum Protocol {
     Http,
     Http2,
     Grpc,
+    Tcp,
 }
 
 #[derive(Debug, Clone)]
@@ -139,6 +140,8 @@ pub struct InboundSettings {
     pub intentions: IntentionsMode,
     pub plugins: Vec<Plugin>,
     pub routes: Vec<AppRouteSettings>,
+    /// HTTP/1.1 field names keep the case in which they came.
+    pub keeps_case: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +171,8 @@ pub struct ListenLimits {
 #[derive(Debug, Clone)]
 pub struct OutboundSettings {
     pub listen: SocketAddr,
+    /// HTTP/1.1 field names keep the case in which they came.
+    pub keeps_case: bool,
     pub timeouts: InboundTimeouts,
     pub limits: ListenLimits,
     /// The declared ones, then those that only routes name.

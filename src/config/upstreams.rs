@@ -6,8 +6,8 @@ use super::problems::{Fault, Place};
 use super::section::Section;
 use super::tree::Scalar;
 use super::{
-    EndpointSource, OutboundSettings, UpstreamMtls, UpstreamSettings, check, plugins, policy, routes, selection,
-    upstream_values, values,
+    EndpointSource, OutboundSettings, Protocol, UpstreamMtls, UpstreamSettings, check, plugins, policy, routes,
+    selection, upstream_values, values,
 };
 
 pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
@@ -18,6 +18,7 @@ pub(super) fn outbound(section: &Section<'_>) -> Option<OutboundSettings> {
     let routes = routes::outbound(section, &sections, &mut upstreams);
     Some(OutboundSettings {
         listen: section.take("listen", values::listen)?,
+        keeps_case: section.take("header_case", check::keeps_case)?,
         timeouts: check::timeouts(&section.section("timeouts"))?,
         limits: check::limits(&section.section("limits"))?,
         upstreams,
@@ -57,6 +58,9 @@ pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
     let timeout = section.take("timeout", values::duration_or_off);
     policy::within_timeout(section, timeout.flatten());
     selection::only_in_consul(section, &source);
+    if section.take("protocol", check::protocol) == Some(Protocol::Tcp) {
+        tcp(section);
+    }
     let service = section.take("service", values::service)?;
     let datacenter = section.take("datacenter", upstream_values::datacenter);
     let failover = selection::failover(section, &service, datacenter.as_deref());
@@ -88,6 +92,27 @@ pub(super) fn upstream(section: &Section<'_>) -> Option<UpstreamSettings> {
         limits: limits?,
         adaptive: policy::adaptive(section)?,
     })
+}
+
+/// What bytes without HTTP need, and what means nothing for them.
+fn tcp(section: &Section<'_>) {
+    if section.find("listen").is_none() {
+        let problem = "is missing, and with protocol: tcp nothing else names the upstream";
+        section.mistake("listen", Fault::new(problem, "add a port of its own: listen: 127.0.0.1:PORT"));
+    }
+    let (retry, breaker) = (section.section("retry"), section.section("breaker"));
+    let of_requests = [
+        (section, "hedge"),
+        (&retry, "methods"),
+        (&retry, "per_try_timeout"),
+        (&retry, "body_limit"),
+        (&breaker, "statuses"),
+    ];
+    for (section, key) in of_requests {
+        if section.own(key).is_some() {
+            section.mistake(key, Fault::new("is about requests, and protocol: tcp has none", "remove it"));
+        }
+    }
 }
 
 fn source(section: &Section<'_>) -> EndpointSource {

@@ -85,6 +85,8 @@ pub struct ClientConfigs {
     pub any: Arc<ClientConfig>,
     pub h2: Arc<ClientConfig>,
     pub http1: Arc<ClientConfig>,
+    /// Nothing: what follows is no HTTP.
+    pub bare: Arc<ClientConfig>,
 }
 
 /// `None` until the first identity is issued.
@@ -145,7 +147,12 @@ impl ClientConfigs {
             config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
             Arc::new(config)
         };
-        Self { any: offering(&["h2", "http/1.1"]), h2: offering(&["h2"]), http1: offering(&["http/1.1"]) }
+        Self {
+            any: offering(&["h2", "http/1.1"]),
+            h2: offering(&["h2"]),
+            http1: offering(&["http/1.1"]),
+            bare: offering(&[]),
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! What is known of an accepted connection: who is at the other end, and what it does now.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+
+use tokio::sync::Notify;
 
 use crate::names::SpiffeId;
 
@@ -41,6 +46,12 @@ pub struct Connection {
     idle_since: AtomicU64,
     closing: AtomicBool,
     cut: AtomicBool,
+    /// Tunnels that wait to be cut.
+    cutting: Notify,
+    /// Its bytes are no longer HTTP.
+    tunnel: AtomicBool,
+    /// What waits for the last hold to end.
+    released: AtomicWaker,
     /// The task that serves it, to be woken when it should close.
     server: AtomicWaker,
 }
@@ -61,6 +72,9 @@ impl Connection {
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            cutting: Notify::new(),
+            tunnel: AtomicBool::new(false),
+            released: AtomicWaker::new(),
             server: AtomicWaker::new(),
         }
     }
@@ -75,6 +89,26 @@ impl Connection {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Keeps the connection busy for a tunnel that outlives its answer.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.tunnel.store(true, Ordering::Relaxed);
+        self.request_began();
+        Hold(self.clone())
+    }
+
+    pub(super) fn has_tunnel(&self) -> bool {
+        self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when no request and no tunnel is left.
+    pub(super) async fn released(&self) {
+        std::future::poll_fn(|cx| {
+            self.released.register(cx.waker());
+            if self.is_busy() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
     pub(super) fn begin_close(&self) {
         self.closing.store(true, Ordering::Release);
         self.server.wake();
@@ -83,6 +117,7 @@ impl Connection {
     /// It is to end where it stands: its peer may not be here any more.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Release);
+        self.cutting.notify_waiters();
         self.begin_close();
     }
 
@@ -134,6 +169,31 @@ impl Connection {
 
     fn millis(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
+    }
+}
+
+/// A tunnel on a connection, counted as a request until this is dropped.
+pub struct Hold(Arc<Connection>);
+
+impl Hold {
+    /// Resolves when the connection is to end where it stands.
+    pub fn cut_short(&self) -> impl Future<Output = ()> + Send + 'static {
+        let connection = self.0.clone();
+        async move {
+            let mut told = pin!(connection.cutting.notified());
+            // Listed before the look, so that a cut in between is not missed.
+            told.as_mut().enable();
+            if !connection.is_cut() {
+                told.await;
+            }
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.request_ended();
+        self.0.released.wake();
     }
 }
 

@@ -40,7 +40,7 @@ impl<S> Guarded<S> {
         if !first.starts_with(b"HTTP/1.1 4") || !rest.iter().all(|slice| slice.is_empty()) {
             return None;
         }
-        let bare = BARE_ANSWERS.into_iter().find(|bare| *bare == first)?;
+        let bare = BARE_ANSWERS.into_iter().find(|bare| *bare == first && !self.connection.has_tunnel())?;
         self.held = Some(bare);
         Some(bare.len())
     }

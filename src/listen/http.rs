@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{HeaderValue, Request, Response, Version, header};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
@@ -70,13 +70,21 @@ where
     let mut builder = http1::Builder::new();
     // Dates come from the app; head and idle limits are kept by `watch`, without a timer for each request.
     builder.auto_date_header(false).header_read_timeout(None).max_header_size(settings.head_size);
+    if settings.keeps_case {
+        builder.preserve_header_case(true);
+    }
     builder.max_buf_size(settings.head_size.max(READ_BUFFER));
     if settings.headers != HYPER_HEADERS {
         builder.max_headers(settings.headers);
     }
-    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
-    let ended = watch(Pin::new(&mut http), connection, settings, http1::Connection::graceful_shutdown).await;
-    let (stream, held) = http.into_parts().io.into_inner().into_parts();
+    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection)).with_upgrades();
+    let ended = watch(Pin::new(&mut http), connection, settings, http1::UpgradeableConnection::graceful_shutdown).await;
+    let Some(parts) = http.into_parts() else {
+        // A tunnel has the stream now. It counts as this connection until it ends.
+        connection.released().await;
+        return;
+    };
+    let (stream, held) = parts.io.into_inner().into_parts();
     let answer = match ended {
         Ended::ByItself(Err(error)) if error.is_parse() => {
             let (reason, detail) = reason_of(&error);
@@ -104,6 +112,7 @@ where
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
+        .enable_connect_protocol()
         .max_concurrent_streams(settings.h2_streams)
         .max_header_list_size(u32::try_from(settings.head_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
@@ -132,7 +141,8 @@ fn service<A: Accept>(
         let answer = tower::Service::call(&mut inner.clone(), request);
         async move {
             let mut response = answer.await?;
-            if version < Version::HTTP_2 && busy.0.is_closing() {
+            if version < Version::HTTP_2 && busy.0.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Busy { body, _busy: busy }))

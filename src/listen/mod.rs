@@ -10,6 +10,7 @@ mod sniff;
 mod tls;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
@@ -27,9 +28,10 @@ use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::published::Published;
 use crate::reason::Reason;
+use crate::stream::Stream;
 use crate::telemetry::{ConnectionState, Direction, Metrics};
 
-pub use connection::{Connection, Peer};
+pub use connection::{Connection, Hold, Peer};
 pub use open::OpenConnections;
 pub use plain_peers::PlainPeers;
 
@@ -46,6 +48,8 @@ pub struct Settings {
     pub head_size: usize,
     pub headers: usize,
     pub h2_streams: u32,
+    /// HTTP/1.1 field names keep their case, as an extension of the message.
+    pub keeps_case: bool,
 }
 
 /// What a connection must prove.
@@ -71,7 +75,13 @@ pub trait Accept: Send + Sync + 'static {
     + Send
     + 'static;
 
-    /// The answer, as bytes of HTTP/1.1, to what never became a request; it is counted and logged by the handler.
+    /// Whether new connections are not HTTP.
+    fn is_raw(&self) -> bool;
+
+    /// Carries a connection that is not HTTP, to its end.
+    fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) -> impl Future<Output = ()> + Send;
+
+    /// The answer, as bytes of HTTP/1.1 (none where connections are not HTTP), to what never became a request; it is counted and logged by the handler.
     fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8>;
 }
 
@@ -233,14 +243,16 @@ impl<A: Accept> Listener<A> {
             Security::Strict(identity) | Security::Permissive(identity) => {
                 let handshaking = Gauged::enter(&self.metrics, self.direction, ConnectionState::Handshaking);
                 let permissive = matches!(self.security, Security::Permissive(_));
-                let accepted = tls::accept(socket, peer, identity, settings.handshake).await;
+                // Where the server speaks first, a client in plain text is silent.
+                let silence = (permissive && handler.is_raw()).then_some(SILENCE);
+                let accepted = tls::accept(socket, peer, identity, settings.handshake, silence).await;
                 drop(handshaking);
                 self.metrics.handshake(self.direction, accepted.outcome());
                 match accepted {
                     tls::Accepted::Mesh { stream, peer } => {
                         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                         let connection = Arc::new(Connection::new(peer, local));
-                        http::serve(self, *stream, connection, settings, handler, alpn.as_deref()).await;
+                        self.serve_stream(*stream, connection, settings, handler, alpn.as_deref()).await;
                     }
                     tls::Accepted::PlainText { socket } if permissive => {
                         self.plain_peers.note(peer.ip().to_canonical());
@@ -270,7 +282,24 @@ impl<A: Accept> Listener<A> {
         handler: Arc<A>,
     ) {
         let connection = Arc::new(Connection::new(Peer { address: peer, tls: None }, local));
-        http::serve(self, socket, connection, settings, handler, None).await;
+        self.serve_stream(socket, connection, settings, handler, None).await;
+    }
+
+    async fn serve_stream<S: Stream>(
+        &self,
+        stream: S,
+        connection: Arc<Connection>,
+        settings: Settings,
+        handler: Arc<A>,
+        alpn: Option<&[u8]>,
+    ) {
+        if handler.is_raw() {
+            let _open = Gauged::enter(&self.metrics, self.direction, ConnectionState::Active);
+            let _listed = self.open.list(&connection);
+            handler.carry(stream, connection).await;
+        } else {
+            http::serve(self, stream, connection, settings, handler, alpn).await;
+        }
     }
 }
 
@@ -333,3 +362,5 @@ impl Drop for Gauged {
 }
 
 const BACKLOG: i32 = 4096;
+/// A TLS client speaks at once; even a lost first segment is sent again within this (RFC 6298: at least 200 ms).
+const SILENCE: Duration = Duration::from_millis(500);

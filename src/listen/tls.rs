@@ -37,22 +37,37 @@ impl Accepted {
     }
 }
 
+/// `silence`: after that long without a byte the client is taken for one that speaks plain text and waits to be spoken
+/// to.
 pub(super) async fn accept(
     socket: TcpStream,
     peer: SocketAddr,
     identity: &identity::Current,
     limit: Duration,
+    silence: Option<Duration>,
 ) -> Accepted {
     let cause = format!("nothing came of it within {limit:?}");
-    match tokio::time::timeout(limit, handshake(socket, peer, identity)).await {
+    match tokio::time::timeout(limit, handshake(socket, peer, identity, silence)).await {
         Ok(accepted) => accepted,
         Err(_) => Accepted::Refused { outcome: HandshakeOutcome::TimedOut, cause },
     }
 }
 
-async fn handshake(socket: TcpStream, address: SocketAddr, identity: &identity::Current) -> Accepted {
+async fn handshake(
+    socket: TcpStream,
+    address: SocketAddr,
+    identity: &identity::Current,
+    silence: Option<Duration>,
+) -> Accepted {
     let mut first = [0];
-    match socket.peek(&mut first).await {
+    let peeked = match silence {
+        None => socket.peek(&mut first).await,
+        Some(silence) => match tokio::time::timeout(silence, socket.peek(&mut first)).await {
+            Ok(Ok(0)) | Err(_) => return Accepted::PlainText { socket },
+            Ok(peeked) => peeked,
+        },
+    };
+    match peeked {
         Ok(1) if first[0] != TLS_HANDSHAKE_RECORD => return Accepted::PlainText { socket },
         Ok(1) => {}
         Ok(_) => return refused(HandshakeOutcome::Malformed, "closed before its first byte"),

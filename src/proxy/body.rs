@@ -20,7 +20,8 @@ use crate::upstream::Tethered;
 /// The body of an answer. Dropped before its end, its exchange counts as left by the client.
 pub struct ResponseBody {
     source: Source,
-    exchange: Exchange,
+    /// `None` where the exchange goes on as a tunnel.
+    exchange: Option<Exchange>,
 }
 
 enum Source {
@@ -46,17 +47,22 @@ struct Streamed {
 
 impl ResponseBody {
     pub(super) fn own(data: Bytes, exchange: Exchange) -> Self {
-        Self { source: Source::Whole { data, trailers: None }, exchange }
+        Self { source: Source::Whole { data, trailers: None }, exchange: Some(exchange) }
+    }
+
+    /// No body at all, of an exchange that does not end with its answer.
+    pub(super) fn none() -> Self {
+        Self { source: Source::Whole { data: Bytes::new(), trailers: None }, exchange: None }
     }
 
     pub(super) fn whole(body: Whole, exchange: Exchange) -> Self {
-        Self { source: Source::Whole { data: body.data, trailers: body.trailers }, exchange }
+        Self { source: Source::Whole { data: body.data, trailers: body.trailers }, exchange: Some(exchange) }
     }
 
     pub(super) fn upstream(body: Begun, lease: Lease, idle: Duration, exchange: Exchange) -> Self {
         let Begun { ahead, rest: body } = body;
         let streamed = Streamed { ahead, body, _lease: lease, idle, timer: None, last: Instant::now() };
-        Self { source: Source::Upstream(Box::new(streamed)), exchange }
+        Self { source: Source::Upstream(Box::new(streamed)), exchange: Some(exchange) }
     }
 }
 
@@ -71,17 +77,19 @@ impl Body for ResponseBody {
             Source::Whole { trailers, .. } => Poll::Ready(trailers.take().map(|map| Ok(Frame::trailers(map)))),
             Source::Upstream(streamed) => streamed.poll(cx),
         };
+        let ended = this.is_end_stream();
+        let Some(exchange) = &mut this.exchange else { return polled };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.exchange.bytes_out += data.len() as u64;
+                    exchange.bytes_out += data.len() as u64;
                 }
-                if this.is_end_stream() {
-                    this.exchange.finish();
+                if ended {
+                    exchange.finish();
                 }
             }
-            Poll::Ready(Some(Err(error))) => this.exchange.broke(error.reason(), &error.to_string()),
-            Poll::Ready(None) => this.exchange.finish(),
+            Poll::Ready(Some(Err(error))) => exchange.broke(error.reason(), &error.to_string()),
+            Poll::Ready(None) => exchange.finish(),
             Poll::Pending => {}
         }
         polled
@@ -108,8 +116,11 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // hyper does not poll a body that is at its end, and not the body of an answer to HEAD.
-        if self.is_end_stream() || matches!(self.source, Source::Whole { .. }) {
-            self.exchange.finish();
+        let ended = self.is_end_stream() || matches!(self.source, Source::Whole { .. });
+        if let Some(exchange) = &mut self.exchange
+            && ended
+        {
+            exchange.finish();
         }
     }
 }

@@ -47,6 +47,15 @@ impl Entry {
         self.settle(gate.judge(ask(connection, Some(request)), standing))
     }
 
+    /// As `admit`, for a connection without HTTP.
+    ///
+    /// # Errors
+    /// As `admit`.
+    pub(super) fn admit_raw(&self, connection: &Connection) -> Result<(), Refusal> {
+        let gate = self.gate.peek();
+        if gate.is_open() { Ok(()) } else { self.settle(gate.judge(ask(connection, None), &Standing::default())) }
+    }
+
     fn settle(&self, verdict: Verdict<'_>) -> Result<(), Refusal> {
         match verdict {
             Verdict::Allowed => self.counts.count(Authorization::Allowed),

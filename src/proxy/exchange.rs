@@ -12,7 +12,7 @@ use crate::reason::Reason;
 use crate::route::Slot;
 use crate::service::{Endpoint, Permit};
 use crate::telemetry::access_log::{redacted, timestamp};
-use crate::telemetry::trace::TraceContext;
+use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{AccessLine, AccessLog, Flow};
 use crate::upstream::{BodyFate, BodyWatch};
 
@@ -24,6 +24,8 @@ pub(super) struct Exchange {
     status: StatusCode,
     reason: Option<Reason>,
     pub(super) attempts: u32,
+    /// Beside what an upload counts by itself.
+    pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
     /// Held to the last byte.
@@ -31,6 +33,8 @@ pub(super) struct Exchange {
     finished: bool,
     /// The rule's limit of requests under way, where it has one.
     slot: Option<Slot>,
+    /// A connection without HTTP: it has no method, no path and no status.
+    raw: bool,
     /// Only while there is an access log.
     log: Option<Box<Logged>>,
 }
@@ -87,13 +91,24 @@ impl Exchange {
             status: StatusCode::OK,
             reason: None,
             attempts: 0,
+            bytes_in: 0,
             bytes_out: 0,
             upload: None,
             permit: None,
             finished: false,
             slot: None,
+            raw: false,
             log,
         }
+    }
+
+    /// Begins the record of a connection that is no HTTP.
+    pub(super) fn begin_raw(flow: Arc<Flow>, connection: &Arc<Connection>, log: Option<&AccessLog>) -> Self {
+        let (head, ()) = http::Request::new(()).into_parts();
+        let ids = (trace::new_request_id(), TraceContext::new());
+        let mut exchange = Self::begin(flow, connection, log, &head, ids);
+        exchange.raw = true;
+        exchange
     }
 
     /// The upstream turned out: from here on the exchange counts as its service's.
@@ -189,6 +204,12 @@ impl Exchange {
         self.finish();
     }
 
+    /// Time was up before it ended.
+    pub(super) fn cut(&mut self) {
+        self.reason = Some(Reason::Draining);
+        self.note("grace is over");
+    }
+
     /// The last byte is out, or there will be no more.
     pub(super) fn finish(&mut self) {
         if self.finished {
@@ -199,13 +220,14 @@ impl Exchange {
         let duration = self.began.elapsed();
         drop(self.slot.take());
         match self.reason {
+            _ if self.raw => self.flow.connection_ended(self.reason),
             Some(reason) => self.flow.refused(reason),
             None => self.flow.answered(self.status),
         }
         self.flow.duration.observe(duration.as_secs_f64());
         self.flow.in_flight.dec();
         self.flow.bytes_out.inc_by(self.bytes_out);
-        let bytes_in = self.upload.as_ref().map_or(0, |watch| watch.bytes());
+        let bytes_in = self.bytes_in + self.upload.as_ref().map_or(0, |watch| watch.bytes());
         if bytes_in > 0 {
             self.flow.bytes_in.inc_by(bytes_in);
         }
@@ -222,7 +244,7 @@ impl Exchange {
             (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()),
             (None, None) => "".into(),
         };
-        let path = log.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let path = if self.raw { "" } else { log.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str) };
         let trace_id = format!("{:032x}", u128::from_be_bytes(log.trace.trace_id));
         log.log.write(&AccessLine {
             time: timestamp(log.at),
@@ -230,11 +252,11 @@ impl Exchange {
             trace_id: &trace_id,
             direction: self.flow.direction().as_str(),
             peer: &log.connection.peer_text,
-            method: log.method.as_str(),
+            method: if self.raw { "" } else { log.method.as_str() },
             host: &host,
             path: &redacted(path),
-            protocol: protocol(log.version),
-            status: self.status.as_u16(),
+            protocol: if self.raw { "TCP" } else { protocol(log.version) },
+            status: if self.raw { 0 } else { self.status.as_u16() },
             reason: self.reason.map_or("", Reason::code),
             service: self.flow.service(),
             route: log.rule.as_deref().unwrap_or_default(),

@@ -13,7 +13,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     let (method, version, headers) = (request.method(), request.version(), request.headers());
     let bad = |detail: &str| Err(Refusal::new(Reason::BadRequest, detail));
     if *method == http::Method::CONNECT {
-        return bad("CONNECT is not offered");
+        return bad("CONNECT leads only to a declared upstream with protocol: tcp, on the outbound listener");
     }
     if version < Version::HTTP_2 {
         let mut hosts = headers.get_all(header::HOST).iter();

@@ -16,12 +16,15 @@ use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse_early, request_body};
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
-use super::{Refusal, headers, tries};
+use super::upgrade::{self, Place, Wish};
+use super::{Refusal, headers, tcp, tries};
 use crate::access::Standing;
+use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Action, Route, Rule};
+use crate::stream::Stream;
 use crate::telemetry::AccessLog;
 use crate::upstream::{Pool, RequestBody};
 
@@ -52,6 +55,8 @@ pub struct InboundView {
 pub struct Inbound {
     shared: Arc<InboundShared>,
     pool: Pool,
+    /// The listener's; tunnels are its tasks.
+    lifecycle: Lifecycle,
 }
 
 /// What is the same for every request of a connection.
@@ -65,11 +70,13 @@ struct Caller {
 }
 
 impl Inbound {
-    pub fn new(shared: Arc<InboundShared>, pool: Pool) -> Self {
-        Self { shared, pool }
+    pub fn new(shared: Arc<InboundShared>, pool: Pool, lifecycle: Lifecycle) -> Self {
+        Self { shared, pool, lifecycle }
     }
 
-    async fn handle(&self, caller: &Caller, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(&self, caller: &Caller, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
+        let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
         let (mut head, body) = request.into_parts();
         let dialect = Dialect::of(&head.headers);
         let ids = headers::identify(&mut head.headers);
@@ -80,11 +87,37 @@ impl Inbound {
         drop(log);
         let mut passage = Passage::default();
         let request = Request::from_parts(head, body);
-        let response = match self.forward(&view, caller, request, (&mut exchange, &mut passage)).await {
-            Ok((answer, idle)) => finish(answer, idle, exchange),
-            Err(ended) => passage::end(ended, dialect, exchange),
+        let told = (&mut exchange, &mut passage);
+        let response = match wish {
+            Ok(None) => match self.forward(&view, caller, request, told).await {
+                Ok((answer, idle)) => finish(answer, idle, exchange),
+                Err(ended) => passage::end(ended, dialect, exchange),
+            },
+            // Boxed: rare, and every request's future would carry it about.
+            Ok(Some(wish)) => match Box::pin(self.leave_http(&view, caller, request, &wish, told)).await {
+                Ok((outcome, route)) => upgrade::answer(outcome, wish, self.place(caller), route, exchange),
+                Err(ended) => passage::end(ended, dialect, exchange),
+            },
+            Err(refusal) => passage::end(refusal.into(), dialect, exchange),
         };
         passage.response(response)
+    }
+
+    async fn leave_http<'v>(
+        &self,
+        view: &'v InboundView,
+        caller: &Caller,
+        mut request: Request<Incoming>,
+        wish: &Wish,
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(upgrade::Outcome, &'v Arc<Route>), Ended> {
+        wish.make_ordinary(&mut request);
+        let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
+        Ok((upgrade::ask(self.place(caller), route, request, None, wish, exchange).await?, route))
+    }
+
+    fn place<'a>(&'a self, caller: &'a Caller) -> Place<'a> {
+        Place { pool: &self.pool, lifecycle: &self.lifecycle, connection: &caller.connection }
     }
 
     /// The app's answer, and how long it may be without a byte.
@@ -95,13 +128,24 @@ impl Inbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Answer, Duration), Ended> {
+        let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
+        let answer = tries::send(&self.pool, route, request, None, exchange).await?;
+        Ok((answer, route.idle_timeout))
+    }
+
+    /// The request as the app gets it, with the policy that holds for it: once its caller is let in, after its plugins.
+    async fn incoming<'v>(
+        &self,
+        view: &'v InboundView,
+        caller: &Caller,
+        request: Request<Incoming>,
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
         headers::check(&request)?;
         let (mut head, body) = request.into_parts();
         self.shared.entry.admit(&caller.connection, &caller.standing, &mut head)?;
-        let route = part_of_app(view, caller, &mut head, (exchange, passage)).await?;
-        let request = incoming(view, caller, Request::from_parts(head, body), route, exchange)?;
-        let answer = tries::send(&self.pool, route, request, None, exchange).await?;
-        Ok((answer, route.idle_timeout))
+        let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
+        Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
     }
 }
 
@@ -136,8 +180,8 @@ async fn part_of_app<'v>(
     Ok(route)
 }
 
-/// The request as the app gets it.
-fn incoming(
+/// What the app sees of a request.
+fn toward_app(
     view: &InboundView,
     caller: &Caller,
     request: Request<Incoming>,
@@ -153,6 +197,10 @@ fn incoming(
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
+    // The case of the names, where it is kept.
+    if !head.extensions.is_empty() {
+        *request.extensions_mut() = head.extensions;
+    }
     Ok(request)
 }
 
@@ -232,6 +280,23 @@ impl Accept for Inbound {
 
     fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8> {
         let refusal = Refusal::new(reason, detail);
-        refuse_early(&self.shared.view.peek().app.flow, &self.shared.access_log, connection, &refusal)
+        let view = self.shared.view.snapshot();
+        if view.app.tcp {
+            tcp::refuse(&view.app.flow, &self.shared.access_log, connection, &refusal);
+            return Vec::new();
+        }
+        refuse_early(&view.app.flow, &self.shared.access_log, connection, &refusal)
+    }
+
+    fn is_raw(&self) -> bool {
+        self.shared.view.peek().app.tcp
+    }
+
+    async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
+        let route = self.shared.view.snapshot().app.clone();
+        let log = self.shared.access_log.snapshot();
+        let exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
+        let route = self.shared.entry.admit_raw(&connection).map(|()| route);
+        tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

@@ -3,6 +3,7 @@
 mod allowance;
 mod answer;
 mod body;
+mod copy;
 mod entry;
 mod exchange;
 mod gather;
@@ -10,12 +11,16 @@ mod headers;
 mod hedge;
 mod inbound;
 mod mirror;
+mod opening;
 mod outbound;
 mod passage;
 mod replay;
 #[cfg(test)]
 mod simulation;
+mod tcp;
 mod tries;
+mod tunnel;
+mod upgrade;
 mod verdict;
 
 pub use entry::Entry;

@@ -12,13 +12,15 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
-use super::{Refusal, headers, mirror, tries};
+use super::upgrade::{self, Place, Wish};
+use super::{Refusal, headers, mirror, tcp, tries};
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection};
 use crate::names::ServiceName;
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Action, Forward, Route, RouteTable, Rule};
+use crate::stream::Stream;
 use crate::telemetry::{AccessLog, Flow, trace};
 use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
@@ -38,14 +40,18 @@ pub struct Outbound {
     pool: Pool,
     /// The upstream of a listener of its own, whatever Host says; `None` on the shared port.
     fixed: Option<ServiceName>,
+    /// The listener's; tunnels are its tasks.
+    lifecycle: Lifecycle,
 }
 
 impl Outbound {
-    pub fn new(shared: Arc<OutboundShared>, pool: Pool, fixed: Option<ServiceName>) -> Self {
-        Self { shared, pool, fixed }
+    pub fn new(shared: Arc<OutboundShared>, pool: Pool, fixed: Option<ServiceName>, lifecycle: Lifecycle) -> Self {
+        Self { shared, pool, fixed, lifecycle }
     }
 
-    async fn handle(&self, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
+        let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
         let (mut head, body) = request.into_parts();
         let dialect = Dialect::of(&head.headers);
         let log = self.shared.access_log.peek();
@@ -55,20 +61,78 @@ impl Outbound {
         drop(log);
         let mut passage = Passage::default();
         let request = Request::from_parts(head, body);
-        let response = match self.forward(connection, request, &mut exchange, &mut passage).await {
-            Ok((answer, route)) => finish(answer, route.idle_timeout, exchange),
-            Err(ended) => passage::end(ended, dialect, exchange),
+        let told = (&mut exchange, &mut passage);
+        let response = match wish {
+            Ok(None) => match self.forward(connection, request, told).await {
+                Ok((answer, route)) => finish(answer, route.idle_timeout, exchange),
+                Err(ended) => passage::end(ended, dialect, exchange),
+            },
+            // Boxed: rare, and every request's future would carry it about.
+            Ok(Some(wish)) => {
+                let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection };
+                match Box::pin(self.leave_http(place, request, &wish, told)).await {
+                    Ok((outcome, route)) => upgrade::answer(outcome, wish, place, &route, exchange),
+                    Err(ended) => passage::end(ended, dialect, exchange),
+                }
+            }
+            Err(refusal) => passage::end(refusal.into(), dialect, exchange),
         };
         passage.response(response)
+    }
+
+    async fn leave_http(
+        &self,
+        place: Place<'_>,
+        mut request: Request<Incoming>,
+        wish: &Wish,
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(upgrade::Outcome, Arc<Route>), Ended> {
+        if wish.is_connect() {
+            let (head, _) = request.into_parts();
+            let route = self.tcp_upstream(&head)?;
+            exchange.belongs_to(&route.flow);
+            let source = place.connection.peer.address.ip();
+            let key = route.hash_on.as_ref().and_then(|on| on.key(&head.headers, &head.uri, source));
+            return Ok((upgrade::connect(place, &route, key, exchange).await?, route));
+        }
+        wish.make_ordinary(&mut request);
+        let Outgoing { request, route, key, .. } = self.outgoing(place.connection, request, exchange, passage).await?;
+        Ok((upgrade::ask(place, &route, request, key, wish, exchange).await?, route))
+    }
+
+    /// Where a CONNECT may lead.
+    fn tcp_upstream(&self, head: &request::Parts) -> Result<Arc<Route>, Refusal> {
+        let routes = self.shared.routes.peek();
+        let found = if self.fixed.is_none() { routes.by_host(headers::host_of(head)).ok() } else { None };
+        let detail = "CONNECT leads only to a declared upstream with protocol: tcp, on the shared port";
+        let found = found.filter(|route| route.tcp).cloned();
+        found.ok_or_else(|| Refusal::new(Reason::BadRequest, detail))
     }
 
     async fn forward(
         &self,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(Answer, Arc<Route>), Ended> {
+        let Outgoing { request, route, rule, key } = self.outgoing(connection, request, exchange, passage).await?;
+        let mirror = rule.as_deref().and_then(Rule::forward).and_then(|forward| forward.mirror.as_ref());
+        if let Some(mirror) = mirror {
+            let (carrier, told) = ((&self.pool, &self.shared.mirrors), (connection, &exchange.request_id));
+            mirror::send(mirror, carrier, &request, told);
+        }
+        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
+        Ok((answer, route))
+    }
+
+    /// Decides where a request goes and makes it ready, after its plugins.
+    async fn outgoing(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
         exchange: &mut Exchange,
         passage: &mut Passage,
-    ) -> Result<(Answer, Arc<Route>), Ended> {
+    ) -> Result<Outgoing, Ended> {
         headers::check(&request)?;
         let (mut head, body) = request.into_parts();
         let (route, rule) = match self.way(&mut head, exchange)? {
@@ -81,21 +145,19 @@ impl Outbound {
                 }
             },
         };
+        if route.tcp {
+            let detail = "the upstream has protocol: tcp: it is reached by CONNECT or on its own port";
+            return Err(Refusal::new(Reason::BadRequest, detail).into());
+        }
         exchange.belongs_to(&route.flow);
         passage.request(&route.filters, &mut head, connection, exchange, route.timeout).await?;
         let source = connection.peer.address.ip();
         let key = route.hash_on.as_ref().and_then(|on| on.key(&head.headers, &head.uri, source));
-        let forward = rule.as_deref().and_then(Rule::forward);
-        if let Some((rule, forward)) = rule.as_deref().zip(forward) {
+        if let Some((rule, forward)) = rule.as_deref().and_then(|rule| Some((rule, rule.forward()?))) {
             rewrite(rule, forward, &mut head)?;
         }
-        let request = outgoing(head, body, &route, exchange)?;
-        if let Some(mirror) = forward.and_then(|forward| forward.mirror.as_ref()) {
-            let (carrier, told) = ((&self.pool, &self.shared.mirrors), (connection, &exchange.request_id));
-            mirror::send(mirror, carrier, &request, told);
-        }
-        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
-        Ok((answer, route))
+        let request = leaving(head, body, &route, exchange)?;
+        Ok(Outgoing { request, route, rule, key })
     }
 
     /// Where a request goes. A listener of an upstream's own leads there, whatever the request says; on the shared port the
@@ -103,10 +165,7 @@ impl Outbound {
     fn way(&self, head: &mut request::Parts, exchange: &mut Exchange) -> Result<Way, Refusal> {
         let routes = self.shared.routes.peek();
         if let Some(name) = &self.fixed {
-            let found = routes.by_name(name.as_str()).cloned().map(Way::Host);
-            return found.ok_or_else(|| {
-                Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
-            });
+            return routes.by_name(name.as_str()).cloned().map(Way::Host).ok_or_else(removed);
         }
         if !routes.rules().is_empty()
             && let Some(rule) = passage::rule_for(routes.rules(), head, exchange)?
@@ -125,6 +184,15 @@ enum Way {
     Rule(Arc<Rule>),
 }
 
+/// A request that is ready to leave.
+struct Outgoing {
+    request: Request<RequestBody>,
+    route: Arc<Route>,
+    rule: Option<Arc<Rule>>,
+    /// What a hashing balancer goes by.
+    key: Option<u64>,
+}
+
 fn target<'f>(forward: &'f Forward, head: &request::Parts, connection: &Connection) -> &'f Arc<Route> {
     let sticky = forward.targets.sticky.as_ref();
     let key = sticky.and_then(|on| on.key(&head.headers, &head.uri, connection.peer.address.ip()));
@@ -138,9 +206,13 @@ fn rewrite(rule: &Rule, forward: &Forward, head: &mut request::Parts) -> Result<
     passage::set_target(&mut head.uri, target)
 }
 
+fn removed() -> Refusal {
+    Refusal::new(Reason::UnknownService, "the upstream of this listener was removed by a reload")
+}
+
 /// The request as it leaves: hop-by-hop and forwarding headers gone, the service's name as its authority unless the
 /// caller's is to be kept.
-fn outgoing(
+fn leaving(
     mut head: request::Parts,
     body: Incoming,
     route: &Route,
@@ -158,6 +230,10 @@ fn outgoing(
     *request.method_mut() = head.method;
     *request.uri_mut() = origin_form(head.uri)?;
     *request.headers_mut() = head.headers;
+    // The case of the names, where it is kept.
+    if !head.extensions.is_empty() {
+        *request.extensions_mut() = head.extensions;
+    }
     Ok(request)
 }
 
@@ -199,6 +275,9 @@ pub(super) fn finish(answer: Answer, idle: Duration, exchange: Exchange) -> Resp
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
+    if !head.extensions.is_empty() {
+        *response.extensions_mut() = head.extensions;
+    }
     response
 }
 
@@ -233,6 +312,14 @@ pub(super) fn refuse_early(
     bytes
 }
 
+impl Outbound {
+    /// The upstream of this listener, where it is no HTTP.
+    fn tcp_route(&self) -> Option<Arc<Route>> {
+        let name = self.fixed.as_ref()?;
+        self.shared.routes.peek().by_name(name.as_str()).filter(|route| route.tcp).cloned()
+    }
+}
+
 impl Accept for Outbound {
     type Body = ResponseBody;
 
@@ -252,7 +339,26 @@ impl Accept for Outbound {
 
     fn refuse(&self, connection: &Connection, reason: Reason, detail: &str) -> Vec<u8> {
         let refusal = Refusal::new(reason, detail);
-        refuse_early(&self.shared.unrouted, &self.shared.access_log, connection, &refusal)
+        match self.tcp_route() {
+            Some(route) => {
+                tcp::refuse(&route.flow, &self.shared.access_log, connection, &refusal);
+                Vec::new()
+            }
+            None => refuse_early(&self.shared.unrouted, &self.shared.access_log, connection, &refusal),
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        self.tcp_route().is_some()
+    }
+
+    async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
+        let route = self.tcp_route();
+        let flow = route.as_ref().map_or(&self.shared.unrouted, |route| &route.flow).clone();
+        let log = self.shared.access_log.snapshot();
+        let exchange = Exchange::begin_raw(flow, &connection, log.as_ref().as_ref());
+        let route = route.ok_or_else(removed);
+        tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }
 

@@ -82,12 +82,13 @@ impl Mesh {
             idle_timeout: Duration::from_secs(300),
             retry,
             filters: crate::filter::Chain::default(),
+            tcp: false,
             counts_attempts: true,
             hedge: None,
             failures: StatusSet::GATEWAY,
             hash_on: None,
         };
-        let settings = PoolSettings { idle: Duration::from_secs(90) };
+        let settings = PoolSettings { idle: Duration::from_secs(90), keeps_case: false };
         let pool = Pool::new(Dialer::in_memory(network.clone()), settings, life.clone());
         Self { route: Arc::new(route), network, pool, life, ended: Arc::default() }
     }

@@ -41,6 +41,8 @@ pub struct Route {
     pub flow: Arc<Flow>,
     /// HTTP/2 to plain endpoints too (h2c by prior knowledge), and offered alone to mesh peers that are not ours.
     pub http2: bool,
+    /// Bytes and no HTTP: whatever of HTTP stands below means nothing for it.
+    pub tcp: bool,
     pub connect_timeout: Duration,
     /// From the request's head to the answer's head, retries included.
     pub timeout: Option<Duration>,
@@ -148,6 +150,7 @@ mod tests {
                 host: HeaderValue::from_static("x"),
                 service: Arc::new(Service::new(name, Policy::default(), Instant::now())),
                 http2: false,
+                tcp: false,
                 connect_timeout: Duration::from_secs(1),
                 timeout: None,
                 body_idle: Duration::from_secs(1),

@@ -116,7 +116,7 @@ impl Metrics {
             requests: counters(
                 &registry,
                 "outrigger_requests_total",
-                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty).",
+                "Finished requests by direction, service, class of status, and reason where outrigger itself answered (else empty). A connection of a service with `protocol: tcp` is one request of class `tcp`; its reason says how it ended early.",
                 &["direction", "service", "status_class", "reason"],
             ),
             duration: keep(
@@ -438,6 +438,12 @@ impl Flow {
                 self.requests.with_label_values(&[self.direction.as_str(), &self.service, class, reason.code()])
             })
             .inc();
+    }
+
+    /// Counts an ended connection that was no HTTP: its class is `tcp`, however it ended.
+    pub fn connection_ended(&self, reason: Option<Reason>) {
+        let reason = reason.map_or("", Reason::code);
+        self.requests.with_label_values(&[self.direction.as_str(), &self.service, "tcp", reason]).inc();
     }
 
     pub fn attempt(&self, outcome: TryOutcome) {

@@ -13,6 +13,18 @@ use crate::identity;
 use crate::names::ServiceName;
 use crate::service::{Endpoint, Wire};
 
+/// What a dial offers by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// What the endpoint's wire allows; HTTP/2 alone where it is wanted of a peer that is not ours.
+    Http {
+        http2: bool,
+    },
+    Http1,
+    /// Bytes are no HTTP.
+    Nothing,
+}
+
 /// Makes connections for one worker's pools.
 #[derive(Clone)]
 pub struct Dialer {
@@ -49,15 +61,15 @@ impl Dialer {
     }
 
     /// Connects within `limit`, handshake included.
-    pub async fn dial(&self, endpoint: &Endpoint, http2: bool, limit: Duration) -> Result<Dialed, AttemptError> {
+    pub async fn dial(&self, endpoint: &Endpoint, offer: Offer, limit: Duration) -> Result<Dialed, AttemptError> {
         let address = endpoint.listing.address;
-        match tokio::time::timeout(limit, self.connect(endpoint, http2)).await {
+        match tokio::time::timeout(limit, self.connect(endpoint, offer)).await {
             Ok(dialed) => dialed,
             Err(_) => Err(AttemptError::Connect { address, cause: format!("no connection within {limit:?}") }),
         }
     }
 
-    async fn connect(&self, endpoint: &Endpoint, http2: bool) -> Result<Dialed, AttemptError> {
+    async fn connect(&self, endpoint: &Endpoint, offer: Offer) -> Result<Dialed, AttemptError> {
         let address = endpoint.listing.address;
         #[cfg(test)]
         if let Some(network) = &self.network {
@@ -76,10 +88,11 @@ impl Dialer {
         let (Some(identity), Wire::Mesh { peer, ours }) = (identity, &endpoint.listing.wire) else {
             return Ok(Dialed::Plain(socket));
         };
-        let config = match (*ours, http2) {
-            (true, _) => &identity.client.any,
-            (false, true) => &identity.client.h2,
-            (false, false) => &identity.client.http1,
+        let config = match (offer, *ours) {
+            (Offer::Http { .. }, true) => &identity.client.any,
+            (Offer::Http { http2: true }, false) => &identity.client.h2,
+            (Offer::Http { http2: false }, false) | (Offer::Http1, _) => &identity.client.http1,
+            (Offer::Nothing, _) => &identity.client.bare,
         };
         // No SNI is sent and no host name verified: the peer is who its URI says.
         let name = ServerName::from(address.ip());
@@ -89,7 +102,7 @@ impl Dialer {
         // A peer that speaks no ALPN is taken at the word of the configuration.
         let h2 = match stream.get_ref().1.alpn_protocol() {
             Some(protocol) => protocol == b"h2",
-            None => http2,
+            None => offer == Offer::Http { http2: true },
         };
         Ok(Dialed::Mesh { stream: Box::new(stream), h2 })
     }

@@ -5,13 +5,18 @@ mod body;
 mod dial;
 mod pool;
 mod record;
+mod switch;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tethered;
+pub mod websocket;
 
 pub use body::{BodyFate, BodyLimits, BodyWatch, RequestBody};
 pub use dial::Dialer;
-pub use pool::{Pool, PoolSettings, Sent, Tethered, Want};
+pub use pool::{Pool, PoolSettings, Sent, Want};
 pub use record::Recording;
+pub use switch::{Held, Switch, Turned};
+pub use tethered::Tethered;
 
 use http::Request;
 

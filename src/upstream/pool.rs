@@ -2,23 +2,20 @@
 //! contended: only this worker's thread takes them.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version, header};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial::{Dialed, Dialer};
+use super::dial::{Dialed, Dialer, Offer};
+use super::switch::{PeerSettings, drive};
+use super::tethered::{Home, Tethered};
 use super::{AttemptError, Failed, RequestBody};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
@@ -41,10 +38,12 @@ struct Inner {
 pub struct PoolSettings {
     /// An unused connection is closed after this; shorter than the peer's own limit, so that it rarely closes first.
     pub idle: Duration,
+    /// HTTP/1.1 field names keep their case, as an extension of the message.
+    pub keeps_case: bool,
 }
 
 /// The connections of this worker to one endpoint.
-struct Connections {
+pub(super) struct Connections {
     endpoint: Arc<Endpoint>,
     limit: Arc<ConnectionLimit>,
     idle: Mutex<Vec<Idle>>,
@@ -61,10 +60,13 @@ struct Idle {
 }
 
 #[derive(Clone)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+pub(super) struct Shared {
+    pub(super) sender: http2::SendRequest<RequestBody>,
     /// One reference for the pool's list, one for each stream.
     streams: Arc<Streams>,
+    /// When it was made.
+    pub(super) since: Instant,
+    pub(super) settings: Arc<PeerSettings>,
 }
 
 struct Streams {
@@ -74,6 +76,12 @@ struct Streams {
 }
 
 impl Shared {
+    /// One of its streams has ended.
+    pub(super) fn ended(&self) {
+        *self.streams.last.lock() = clock::now();
+        self.streams.limit.note_idle();
+    }
+
     fn streams(&self) -> usize {
         Arc::strong_count(&self.streams) - 1
     }
@@ -133,7 +141,23 @@ impl Pool {
         }
     }
 
-    fn connections(&self, endpoint: &Arc<Endpoint>, limit: &Arc<ConnectionLimit>) -> Arc<Connections> {
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.inner.dialer
+    }
+
+    pub(super) fn lifecycle(&self) -> &Lifecycle {
+        &self.inner.lifecycle
+    }
+
+    pub(super) fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        if self.inner.settings.keeps_case {
+            builder.preserve_header_case(true);
+        }
+        builder
+    }
+
+    pub(super) fn connections(&self, endpoint: &Arc<Endpoint>, limit: &Arc<ConnectionLimit>) -> Arc<Connections> {
         let mut endpoints = self.inner.endpoints.lock();
         let found = endpoints.entry(endpoint.number()).or_insert_with(|| {
             Arc::new(Connections {
@@ -149,7 +173,7 @@ impl Pool {
     }
 
     /// An idle, shared or new connection; true if it was used before.
-    async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
+    pub(super) async fn connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         match to.at_hand() {
             Some(way) => Ok((way, true)),
             // Boxed: a dial is rare and its future large, and every request's future would carry it about.
@@ -192,7 +216,7 @@ impl Pool {
     }
 
     /// Closes an unused connection to another endpoint of the service, so that its place in the limit goes to `to`.
-    fn give_up_idle(&self, to: &Connections) {
+    pub(super) fn give_up_idle(&self, to: &Connections) {
         let endpoints = self.inner.endpoints.lock();
         let others = endpoints
             .values()
@@ -205,7 +229,7 @@ impl Pool {
     }
 
     async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
-        match self.inner.dialer.dial(&to.endpoint, want.http2, want.connect_timeout).await? {
+        match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
             Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
             Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
             #[cfg(test)]
@@ -225,7 +249,7 @@ impl Pool {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
+            self.http1().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
         to.is_http1.store(true, Ordering::Relaxed);
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
@@ -249,12 +273,14 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| connect_error(to, &error))?;
+        let (settings, since) = (Arc::<PeerSettings>::default(), clock::now());
+        let driven = drive(connection, settings.clone());
         self.inner.lifecycle.spawn("upstream-connection", async move {
-            let _ = connection.await;
+            driven.await;
             drop(slot);
         });
-        let shared =
-            Shared { sender, streams: Arc::new(Streams { last: Mutex::new(clock::now()), limit: to.limit.clone() }) };
+        let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
+        let shared = Shared { sender, streams, since, settings };
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -274,6 +300,11 @@ impl Pool {
                 }
                 *request.version_mut() = Version::HTTP_11;
                 match sender.try_send_request(request).await {
+                    // No upgrade was asked for: what follows this is no answer of HTTP.
+                    Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        let error = AttemptError::BadResponse("it switched protocols unasked".into());
+                        Err(Failed { error, request: None, reused: false })
+                    }
                     Ok(response) => {
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
@@ -324,6 +355,27 @@ impl Pool {
 }
 
 impl Connections {
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn is_http1(&self) -> bool {
+        self.is_http1.load(Ordering::Relaxed)
+    }
+
+    /// A connection whose exchange is over.
+    pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
+        if !sender.is_closed() && self.endpoint.is_wanted() {
+            self.idle.lock().push(Idle { sender, since: clock::now() });
+            self.limit.note_idle();
+        }
+    }
+
+    /// Closes an unused connection; false where there is none.
+    pub(super) fn drop_idle(&self) -> bool {
+        self.idle.lock().pop().is_some()
+    }
+
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
             *shared.streams.last.lock() = clock::now();
@@ -345,13 +397,16 @@ async fn is_ready(sender: &mut http1::SendRequest<RequestBody>) -> bool {
     sender.is_ready() || matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
 }
 
-enum Way {
+pub(super) enum Way {
     Http1(http1::SendRequest<RequestBody>),
     Http2(Shared),
 }
 
 /// HTTP/2 wants scheme and authority beside the path (RFC 9113 §8.3.1); Host then says nothing new.
-fn to_absolute_form(request: &mut Request<RequestBody>, authority: Option<&Authority>) -> Result<(), String> {
+pub(super) fn to_absolute_form(
+    request: &mut Request<RequestBody>,
+    authority: Option<&Authority>,
+) -> Result<(), String> {
     let host = request.headers_mut().remove(header::HOST);
     let authority = match (authority, host) {
         (Some(authority), _) => authority.clone(),
@@ -366,12 +421,12 @@ fn to_absolute_form(request: &mut Request<RequestBody>, authority: Option<&Autho
     Ok(())
 }
 
-fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
+pub(super) fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
     AttemptError::Connect { address: to.endpoint.listing.address, cause: full_cause(error) }
 }
 
 /// What an error of hyper's client means for the request.
-fn failed(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Failed {
+pub(super) fn failed(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Failed {
     let cause = full_cause(error);
     if request.is_some() {
         return Failed { error: AttemptError::Unsent(cause), request, reused: false };
@@ -415,74 +470,6 @@ fn full_cause(error: &hyper::Error) -> String {
         next = error.source();
     }
     text
-}
-
-/// The body of an answer; when it has ended well, its connection goes back to the pool.
-pub struct Tethered {
-    incoming: Incoming,
-    home: Home,
-}
-
-enum Home {
-    Http1 {
-        sender: Option<http1::SendRequest<RequestBody>>,
-        to: Arc<Connections>,
-    },
-    /// Held for its count of streams.
-    Http2 {
-        shared: Shared,
-    },
-    Gone,
-}
-
-impl Tethered {
-    fn go_home(&mut self) {
-        match std::mem::replace(&mut self.home, Home::Gone) {
-            Home::Http1 { sender: Some(sender), to } => {
-                if !sender.is_closed() && to.endpoint.is_wanted() {
-                    to.idle.lock().push(Idle { sender, since: clock::now() });
-                    to.limit.note_idle();
-                }
-            }
-            Home::Http2 { shared } => {
-                *shared.streams.last.lock() = clock::now();
-                shared.streams.limit.note_idle();
-            }
-            Home::Http1 { sender: None, .. } | Home::Gone => {}
-        }
-    }
-}
-
-impl Body for Tethered {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None))
-            || (matches!(polled, Poll::Ready(Some(Ok(_)))) && self.incoming.is_end_stream())
-        {
-            self.go_home();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for Tethered {
-    fn drop(&mut self) {
-        // hyper never polls a body that says it is at its end (HEAD, 204, 304, length 0).
-        if self.incoming.is_end_stream() {
-            self.go_home();
-        }
-    }
 }
 
 const SETTLE: Duration = Duration::from_millis(10);

@@ -2,7 +2,8 @@
 //!
 //! `/healthz` well or not, as set · `/echo` what arrived, as JSON · `/mirror` the request's body and trailers as they
 //! come · `/status/N` · `/delay/MS` · `/bytes/N` · `/trailers` · `/hop` hop-by-hop headers · `/hold` until `release` ·
-//! `/reset` a body cut short · `/drop` no answer at all · `/empty/N` a status that has no body · else its name.
+//! `/events` one event at once and one at `release` · `/reset` a body cut short · `/drop` no answer at all · `/empty/N`
+//! a status that has no body · else its name.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -163,6 +164,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
             state.release.notified().await;
             text("held")
         }
+        "events" => events(state.clone()),
         "reset" => cut(),
         "drop" => return Err("dropped on purpose".into()),
         _ => text(&state.name),
@@ -217,6 +219,18 @@ fn with_trailers(body: &'static str, name: &'static str, value: &'static str) ->
 fn trailers() -> Response<Body> {
     let mut response = Response::new(with_trailers("hello", "x-checksum", "5d41"));
     response.headers_mut().insert("trailer", "x-checksum".parse().unwrap());
+    response
+}
+
+/// Server-sent events.
+fn events(state: Arc<State>) -> Response<Body> {
+    let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"data: 1\n\n"))) });
+    let second = stream::once(async move {
+        state.release.notified().await;
+        Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"data: 2\n\n")))
+    });
+    let mut response = Response::new(StreamBody::new(first.chain(second)).boxed_unsync());
+    response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
     response
 }
 

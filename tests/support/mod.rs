@@ -13,7 +13,9 @@ pub mod metrics;
 pub mod pair;
 pub mod peers;
 pub mod process;
+pub mod python;
 pub mod sidecar;
+pub mod tcp;
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::OnceLock;
@@ -27,6 +29,7 @@ pub use load::Load;
 pub use pair::Pair;
 pub use process::Process;
 pub use sidecar::Sidecar;
+pub use tcp::{Script, TcpApp};
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 pub const SOON: Duration = Duration::from_secs(15);

@@ -159,3 +159,11 @@ pub fn wait_for_app(address: SocketAddr, path: &str, app: &str) {
         (answer.status == 200 && answer.app() == app).then_some(())
     });
 }
+
+/// Waits until `GET path` through `address` is answered by that status.
+#[track_caller]
+pub fn wait_for_status(address: SocketAddr, path: &str, status: u16) {
+    eventually(SOON, &format!("{path} is answered {status} at {address}"), || {
+        (Ask::get(path).host("peer").try_send(address).ok()?.status == status).then_some(())
+    });
+}

@@ -153,7 +153,18 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["2:39: inbound.authz[0].from: names callers, but with inbound.mtls off no caller has an identity"],
     ),
     ("inbound: { proxy_protocol: true }", &["2:28: inbound.proxy_protocol: not supported yet: true"]),
-    ("outbound: { defaults: { protocol: tcp } }", &["2:35: outbound.defaults.protocol: not supported yet: tcp"]),
+    (
+        "outbound: { upstreams: [{ service: a, protocol: tcp }] }",
+        &["2:25: outbound.upstreams[0].listen: is missing, and with protocol: tcp nothing else names the upstream"],
+    ),
+    (
+        "outbound: { upstreams: [{ service: a, protocol: tcp, listen: 127.0.0.1:0, retry: { methods: [GET] } }] }",
+        &["2:93: outbound.upstreams[0].retry.methods: is about requests, and protocol: tcp has none"],
+    ),
+    (
+        "outbound: { defaults: { protocol: tcp }, upstreams: [{ service: a }] }",
+        &["2:54: outbound.upstreams[0].listen: is missing, and with protocol: tcp"],
+    ),
     ("outbound: { defaults: { service: a } }", &["2:25: outbound.defaults.service: unknown key"]),
 ];
 
@@ -185,13 +196,6 @@ fn a_mistake_is_one_line_of_the_promised_form() {
             assert_eq!(form(&line), Some(true), "{line}");
         }
     }
-}
-
-#[test]
-fn a_later_protocol_of_an_upstream_is_refused_and_located() {
-    let found = upstream("protocol: tcp");
-    assert_eq!(found.len(), 1, "{found:#?}");
-    assert!(found[0].starts_with("o.yaml:5:") && found[0].contains(": not supported yet: "), "{}", found[0]);
 }
 
 /// The mistakes of an upstream with this key, which stands on line 5.
@@ -336,7 +340,7 @@ fn mistakes_of_a_service_are_found() {
         ("name: a, port: 1, tags: v1", "1:36: service.tags: must be a list, but is text"),
         ("name: a, port: 1, meta: { v: 2.0 }", "1:41: service.meta.v: must be text, but 2.0 is a number"),
         ("name: a, port: 1, meta: { \"a b\": x }", "1:38: service.meta.a b: Consul takes no such key"),
-        ("name: a, port: 1, protocol: tcp", "1:40: service.protocol: not supported yet: tcp"),
+        ("name: a, port: 1, protocol: udp", "1:40: service.protocol: \"udp\""),
         ("name: a, port: 1, address: \"http://a\"", "1:39: service.address: \"http://a\" is no host"),
         ("name: a, port: 1, check: { http: healthz }", "1:45: service.check.http: \"healthz\" is no path"),
         ("name: a, port: 1, check: { ttl: 500ms }", "1:44: service.check.ttl: \"500ms\" is shorter than 1s"),
