@@ -21,6 +21,8 @@ mod grpc;
 mod headers;
 #[path = "it/identity.rs"]
 mod identity;
+#[path = "it/intentions.rs"]
+mod intentions;
 #[path = "it/interop.rs"]
 mod interop;
 #[path = "it/kit.rs"]

@@ -134,9 +134,7 @@ impl Condition {
                 let from = value.len().checked_sub(wanted.len());
                 from.is_some_and(|from| same(&value[from..], wanted))
             }
-            Self::Contains(wanted) => {
-                wanted.is_empty() || value.windows(wanted.len()).any(|part| same(part, wanted))
-            }
+            Self::Contains(wanted) => wanted.is_empty() || value.windows(wanted.len()).any(|part| same(part, wanted)),
             Self::Regex(regex) => regex.is_match(value),
         }
     }

@@ -2,8 +2,8 @@
 
 use http::Method;
 
-use super::intention::DEFAULT;
 use super::Ask;
+use super::intention::DEFAULT;
 use crate::names::{ServiceName, SpiffeId};
 
 /// The first rule that matches decides; where there are rules and none matches, the request is denied.
@@ -25,7 +25,11 @@ pub enum Caller {
     /// Any verified identity.
     Any,
     /// A service of our own namespace and partition. The trust domain is ours: the handshake takes no other.
-    Service { name: ServiceName, namespace: Box<str>, partition: Box<str> },
+    Service {
+        name: ServiceName,
+        namespace: Box<str>,
+        partition: Box<str>,
+    },
     Id(SpiffeId),
 }
 

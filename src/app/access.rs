@@ -76,7 +76,9 @@ impl Access {
         if enforced(config) {
             self.watch = Some(self.watch());
             if config.inbound.mtls == InboundMtls::Permissive {
-                tracing::warn!("callers in plain text are let in whatever the intentions say, as inbound.mtls is permissive");
+                tracing::warn!(
+                    "callers in plain text are let in whatever the intentions say, as inbound.mtls is permissive"
+                );
             }
         } else if config.identity == identity::Source::Consul && config.inbound.authz.is_empty() {
             tracing::info!("Consul's intentions are not enforced: inbound.intentions or inbound.mtls is off");

@@ -27,10 +27,10 @@ mod upstream_values;
 mod upstreams;
 mod values;
 
+pub use authz::IntentionsMode;
 #[cfg(test)]
 pub(crate) use docs::markdown;
 pub use environment::Environment;
-pub use authz::IntentionsMode;
 pub use load::{Loader, RunOptions};
 pub use overrides::Flags;
 #[cfg(test)]

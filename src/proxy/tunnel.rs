@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::copy::{Copy, End, Side};

@@ -7,9 +7,9 @@ mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
+pub use authorization::{Authorization, AuthorizationCounts};
 pub use metrics::{
     BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
-pub use authorization::{Authorization, AuthorizationCounts};
 pub use plugin::{PluginCounts, PluginDecision};

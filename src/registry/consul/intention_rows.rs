@@ -23,9 +23,8 @@ pub(super) fn intention(row: &Value) -> Result<Intention, String> {
         peer: text(row, "SourcePeer").filter(|peer| *peer != LOCAL).map(Into::into),
     };
     let told = row.get("Precedence").and_then(Value::as_u64).and_then(|told| u32::try_from(told).ok());
-    let precedence = told
-        .filter(|told| *told > 0)
-        .unwrap_or_else(|| source.precedence(destination, or_default("DestinationNS")));
+    let precedence =
+        told.filter(|told| *told > 0).unwrap_or_else(|| source.precedence(destination, or_default("DestinationNS")));
     Ok(Intention { action: action(row), source, destination: destination.into(), precedence })
 }
 
@@ -119,10 +118,7 @@ fn header(row: &Value, bars: &mut Bars) -> Option<HeaderMatch> {
         bars.add("has a header that is no object");
         return None;
     };
-    bars.strange(
-        row,
-        &["Name", "Present", "Exact", "Prefix", "Suffix", "Contains", "Regex", "Invert", "IgnoreCase"],
-    );
+    bars.strange(row, &["Name", "Present", "Exact", "Prefix", "Suffix", "Contains", "Regex", "Invert", "IgnoreCase"]);
     let flag = |key: &str| row.get(key).and_then(Value::as_bool).unwrap_or(false);
     let ignore_case = flag("IgnoreCase");
     let kinds: [(&str, fn(Box<str>) -> Condition); 4] = [

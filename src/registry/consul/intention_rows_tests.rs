@@ -92,8 +92,7 @@ fn permissions_are_read_whole() {
     assert_eq!((read[0].allow, &read[0].path), (false, &Some(PathMatch::Prefix("/admin".into()))));
     assert_eq!(read[1].methods, [Method::GET, Method::HEAD]);
     assert_eq!(read[1].path, Some(PathMatch::Regex(whole("/v[12]/.*", false).unwrap())));
-    let conditions: Vec<_> =
-        read[1].headers.iter().map(|h| (h.condition.clone(), h.invert, h.ignore_case)).collect();
+    let conditions: Vec<_> = read[1].headers.iter().map(|h| (h.condition.clone(), h.invert, h.ignore_case)).collect();
     assert_eq!(
         conditions,
         [

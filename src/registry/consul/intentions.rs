@@ -238,7 +238,8 @@ impl<S: FnMut(IntentionUpdate) + Send> Follower<S> {
     fn answered(&mut self, rows: Rows) -> bool {
         let now = Instant::now();
         self.snapshot_at = None;
-        self.last_answer.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.last_answer
+            .set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         let after_failure = std::mem::replace(&mut self.failing, false);
         if after_failure {
             info!("Consul answers again about intentions");
@@ -288,8 +289,10 @@ impl<S: FnMut(IntentionUpdate) + Send> Follower<S> {
             return;
         }
         self.hand_out_snapshot();
-        let stays = if self.believed.is_some() { "the last good intentions stay" } else { "nobody may call until it does" };
-        let right = if error.is_denied() { "; the token needs service:write or intentions:read on this service" } else { "" };
+        let stays =
+            if self.believed.is_some() { "the last good intentions stay" } else { "nobody may call until it does" };
+        let right =
+            if error.is_denied() { "; the token needs service:write or intentions:read on this service" } else { "" };
         warn!(%error, "Consul does not say who may call; {stays}{right}");
     }
 
