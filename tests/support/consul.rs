@@ -104,12 +104,17 @@ impl Agent {
     /// What a sidecar of `service` needs, and nothing more: the secret of a new token.
     #[track_caller]
     pub fn token_for(self, service: &str) -> String {
-        let rules = format!(
+        self.token(service, &format!(
             "service \"{service}\" {{ policy = \"write\" }}\nservice_prefix \"\" {{ policy = \"read\" }}\n\
              node_prefix \"\" {{ policy = \"read\" }}"
-        );
-        self.manage("PUT", "/v1/acl/policy", &json!({ "Name": service, "Rules": rules }));
-        let made = self.manage("PUT", "/v1/acl/token", &json!({ "Policies": [{ "Name": service }] }));
+        ))
+    }
+
+    /// The secret of a new token with these rules.
+    #[track_caller]
+    pub fn token(self, name: &str, rules: &str) -> String {
+        self.manage("PUT", "/v1/acl/policy", &json!({ "Name": name, "Rules": rules }));
+        let made = self.manage("PUT", "/v1/acl/token", &json!({ "Policies": [{ "Name": name }] }));
         made["SecretID"].as_str().unwrap().to_owned()
     }
 
