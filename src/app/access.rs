@@ -144,7 +144,7 @@ async fn close_denied(inbound: Arc<InboundShared>, open: OpenConnections) {
                 }
                 let gate = gate();
                 if open.close_where(|peer| unwanted(&gate, raw(), peer)) {
-                    cut_at.get_or_insert(Instant::now() + PATIENCE);
+                    cut_at.get_or_insert(Instant::now() + if raw() { Duration::ZERO } else { PATIENCE });
                 }
             }
             () = due => {
@@ -162,6 +162,6 @@ fn unwanted(gate: &Gate, raw: bool, peer: &Peer) -> bool {
 }
 
 /// What a denied peer's exchanges get to end by themselves: with Consul's own delay well under five seconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Generations count from here: 0 is that of a connection that remembers nothing.
 const FIRST: u32 = 1;

@@ -143,6 +143,12 @@ impl Inbound {
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
         headers::check(&request)?;
         let (mut head, body) = request.into_parts();
+        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
+        headers::strip_request(&mut head.headers);
+        headers::strip_look_alikes(&mut head.headers);
+        if !believes(view, caller) {
+            headers::strip_claims(&mut head.headers);
+        }
         self.shared.entry.admit(&caller.connection, &caller.standing, &mut head)?;
         let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
         Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
@@ -190,7 +196,6 @@ fn toward_app(
 ) -> Result<Request<RequestBody>, Refusal> {
     let host = host_header(&request, view)?;
     let (mut head, body) = request.into_parts();
-    headers::strip_request(&mut head.headers);
     tell_of_caller(&mut head.headers, view, caller, &host);
     head.headers.insert(header::HOST, host);
     let mut request = Request::new(request_body(body, route, exchange));
@@ -214,14 +219,19 @@ fn host_header(request: &Request<Incoming>, view: &InboundView) -> Result<Header
     host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
 }
 
-/// Sets what the app may believe of its caller. What a client wrote there itself is dropped, unless it is a verified mesh
-/// peer, whose sidecar dropped it before, or trusted by configuration.
+/// Whether the caller is believed in what it says of hops and users: a verified mesh peer, whose sidecar dropped what its
+/// own clients said, or one that is trusted by configuration.
+fn believes(view: &InboundView, caller: &Caller) -> bool {
+    caller.connection.peer.tls.is_some() || trusts(view, caller)
+}
+
+fn trusts(view: &InboundView, caller: &Caller) -> bool {
+    !view.trusted.is_empty() && is_trusted(&view.trusted, caller.connection.peer.address.ip())
+}
+
+/// Sets what the app may believe of its caller. What a client wrote there itself was dropped, unless it is believed.
 fn tell_of_caller(map: &mut http::HeaderMap, view: &InboundView, caller: &Caller, host: &HeaderValue) {
-    let peer = &caller.connection.peer;
-    let trusted = !view.trusted.is_empty() && is_trusted(&view.trusted, peer.address.ip());
-    if peer.tls.is_none() && !trusted {
-        headers::strip_forwarded(map);
-    }
+    let trusted = trusts(view, caller);
     headers::append(map, &headers::XFF, &caller.address);
     if !trusted || !map.contains_key(&headers::XFP) {
         map.insert(headers::XFP, caller.proto.clone());

@@ -242,7 +242,7 @@ fn rules_of_the_file_decide_by_caller_method_and_path() {
         assert_eq!(line["detail"], detail, "{method} {path}");
     }
     // The app sees the path that was judged.
-    assert_eq!(status("GET", "/x/../echo").json()["path"], "/echo");
+    assert_eq!(status("GET", "/x/../echo").json()["target"], "/echo");
     let said = openssl_get(pair.users.inbound(), Some(&pair.authority.leaf("batch")), &[]);
     assert!(said.contains("HTTP/1.1 403"), "{said}");
     assert!(decided(&pair.users, "denied") >= 7.0 && decided(&pair.users, "allowed") >= 3.0);
@@ -269,4 +269,60 @@ fn callers_in_plain_text_pass_a_permissive_door_counted_and_rules_can_shut_them_
     let answer = Ask::get("/").host("users").send(shut.inbound());
     answer.assert_reason(401, "not_identified");
     assert!(answer.has("www-authenticate"));
+}
+
+/// What the app saw of a header when this sidecar was asked directly, without a certificate.
+fn told(answer: &Answer, name: &str) -> Vec<String> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let headers = answer.json()["headers"].clone();
+    let pairs = headers.as_array().into_iter().flatten().filter(|pair| pair[0] == name);
+    pairs.filter_map(|pair| pair[1].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn what_clients_claim_of_hops_and_users_is_dropped_unless_they_are_trusted() {
+    let (registry, authority, app) = (Embedded::start(), Authority::new("mesh.test"), App::start("users-1"));
+    let plain = |trusted: Value| {
+        let users = sidecar("users", registry.agent(), &authority).app(&app);
+        users.set("inbound.mtls", json!("permissive")).set("inbound.trusted_ips", trusted).start()
+    };
+    let claims = [
+        "Forwarded",
+        "X-Real-IP",
+        "X-Forwarded-Prefix",
+        "X-Consumer-Username",
+        "X-Consumer-Groups",
+        "X-Authenticated-UserId",
+        "X-Credential-Identifier",
+        "X-Anonymous-Consumer",
+    ];
+    let alike = ["X_Forwarded_For", "X_Forwarded_Client_Cert", "X-Consumer_Username", "X_Real_IP"];
+    let mut ask = Ask::get("/echo").host("users").header("X-Forwarded-For", "203.0.113.9");
+    ask = ask.header("X-Forwarded-Client-Cert", "URI=spiffe://mesh.test/ns/default/dc/dc1/svc/admin");
+    for name in claims.iter().chain(&alike) {
+        ask = ask.header(name, "forged");
+    }
+    let stranger = plain(json!([]));
+    let answer = ask.send(stranger.inbound());
+    for name in claims.iter().chain(&alike) {
+        assert_eq!(told(&answer, &name.to_lowercase()), [""; 0], "{name}");
+    }
+    assert_eq!(told(&answer, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(told(&answer, "x-forwarded-client-cert"), [""; 0]);
+    let trusting = plain(json!(["127.0.0.0/8"]));
+    let answer = ask.send(trusting.inbound());
+    for name in claims {
+        assert_eq!(told(&answer, &name.to_lowercase()), ["forged"], "{name}");
+    }
+    for name in alike {
+        assert_eq!(told(&answer, &name.to_lowercase()), [""; 0], "{name}");
+    }
+    assert_eq!(told(&answer, "x-forwarded-for"), ["203.0.113.9, 127.0.0.1"]);
+    // A mesh peer is believed in whom its user is, and not in who it is itself.
+    registry.agent().wait_for("users", trusting.id(), "passing");
+    let web = sidecar("web", registry.agent(), &authority).upstream("users", json!({})).start();
+    let answer = ask.send(web.outbound());
+    assert_eq!(told(&answer, "x-consumer-username"), ["forged"]);
+    assert_eq!(told(&answer, "x_forwarded_client_cert"), [""; 0]);
+    assert!(told(&answer, "x-forwarded-client-cert")[0].contains("svc/web"));
 }

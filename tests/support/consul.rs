@@ -104,10 +104,13 @@ impl Agent {
     /// What a sidecar of `service` needs, and nothing more: the secret of a new token.
     #[track_caller]
     pub fn token_for(self, service: &str) -> String {
-        self.token(service, &format!(
-            "service \"{service}\" {{ policy = \"write\" }}\nservice_prefix \"\" {{ policy = \"read\" }}\n\
+        self.token(
+            service,
+            &format!(
+                "service \"{service}\" {{ policy = \"write\" }}\nservice_prefix \"\" {{ policy = \"read\" }}\n\
              node_prefix \"\" {{ policy = \"read\" }}"
-        ))
+            ),
+        )
     }
 
     /// The secret of a new token with these rules.
