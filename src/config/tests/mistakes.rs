@@ -133,8 +133,8 @@ const MISTAKES: &[(&str, &[&str])] = &[
     (
         "inbound:\n  authz:\n  - { from: [Web, \"spiffe://t/web\", web, \"*\"], methods: [get], paths: [api], action: log, form: x }",
         &[
-            "4:12: inbound.authz[0].from[0]: \"Web\" is no service name",
-            "4:17: inbound.authz[0].from[1]: \"spiffe://t/web\" is no SPIFFE id of a service",
+            "4:14: inbound.authz[0].from[0]: \"Web\" is no service name",
+            "4:19: inbound.authz[0].from[1]: \"spiffe://t/web\" is no SPIFFE id of a service",
             "4:54: inbound.authz[0].methods[0]: \"get\" is no method",
             "4:68: inbound.authz[0].paths[0]: \"api\" is no path",
             "4:82: inbound.authz[0].action: \"log\" is not known here",
