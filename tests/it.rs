@@ -15,6 +15,8 @@ mod datapath;
 mod demo;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/grpc.rs"]
 mod grpc;
 #[path = "it/headers.rs"]

@@ -44,6 +44,7 @@ fn denied(gate: &Gate, caller: Option<&SpiffeId>, request: Option<Request<'_>>) 
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `denied` takes")]
 fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Option<Request<'a>> {
     Some(Request { method: &Method::GET, path, authority: "users", headers })
 }

@@ -75,6 +75,7 @@ impl Desk {
                     app,
                     app_host: "127.0.0.1".into(),
                     app_port: 8080,
+                    health: None,
                     trusted: Vec::new(),
                 }),
                 plain_peers: Arc::default(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::upstreams::Upstreams;
 use super::watches::Watching;
 use super::{Failure, access, routes, settings};
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Probe, Protocol};
 use crate::filter::Chain;
 use crate::identity;
 use crate::lifecycle::Lifecycle;
@@ -274,6 +274,10 @@ fn inbound_view(
         app: Arc::new(route),
         app_host: config.service.address.clone(),
         app_port: config.service.port,
+        health: match &config.service.check.probe {
+            Probe::Http(path) => Some(path.split('?').next().unwrap_or_default().to_owned()),
+            Probe::Tcp | Probe::Grpc(_) | Probe::None => None,
+        },
         trusted: config.inbound.trusted_ips.clone(),
     })
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Slot;
-use crate::service::{Endpoint, Permit};
+use crate::service::{Endpoint, Permit, Service};
 use crate::telemetry::access_log::{redacted, timestamp};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{AccessLine, AccessLog, Flow};
@@ -30,6 +30,8 @@ pub(super) struct Exchange {
     upload: Option<Arc<BodyWatch>>,
     /// Held to the last byte.
     permit: Option<Permit>,
+    /// Health checks are let in whatever the limits.
+    exempt: bool,
     finished: bool,
     /// The rule's limit of requests under way, where it has one.
     slot: Option<Slot>,
@@ -95,6 +97,7 @@ impl Exchange {
             bytes_out: 0,
             upload: None,
             permit: None,
+            exempt: false,
             finished: false,
             slot: None,
             raw: false,
@@ -147,9 +150,20 @@ impl Exchange {
         self.upload.as_ref().map_or(BodyFate::Fine, |watch| watch.fate())
     }
 
-    /// The service let the request in.
-    pub(super) fn admitted(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    /// It is a health check: the service's limits are not for it.
+    pub(super) fn exempt(&mut self) {
+        self.exempt = true;
+    }
+
+    /// Asks the service to let the request in.
+    ///
+    /// # Errors
+    /// `Overloaded` where its limits are reached.
+    pub(super) fn admit(&mut self, service: &Service) -> Result<(), Reason> {
+        if !self.exempt {
+            self.permit = Some(service.admit(self.began)?);
+        }
+        Ok(())
     }
 
     /// The head of an endpoint's answer came.

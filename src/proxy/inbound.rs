@@ -47,6 +47,8 @@ pub struct InboundView {
     /// Where the app is: an IP address or a name.
     pub app_host: String,
     pub app_port: u16,
+    /// Where the app is asked whether it is well.
+    pub health: Option<String>,
     /// Whose forwarding headers are believed, beside verified mesh peers.
     pub trusted: Vec<IpNet>,
 }
@@ -150,6 +152,9 @@ impl Inbound {
             headers::strip_claims(&mut head.headers);
         }
         self.shared.entry.admit(&caller.connection, &caller.standing, &mut head)?;
+        if view.health.as_deref().is_some_and(|path| path == head.uri.path()) {
+            exchange.exempt();
+        }
         let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
         Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
     }

@@ -13,33 +13,65 @@ use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::route::{Mirror, Route, Slot};
 use crate::telemetry::trace::TraceContext;
-use crate::upstream::{Pool, RequestBody};
+use crate::upstream::{Pool, Recording, RequestBody};
 
 /// Tells the shadow that nobody waits for its answer.
 pub(super) const MIRRORED: HeaderName = HeaderName::from_static("x-outrigger-mirror");
 
-/// Sends a copy of `request`, as it is about to leave, by the mirror's share. None is made of a request with a body, as its
-/// bytes are read once, nor beyond the bound on copies under way.
-pub(super) fn send(
-    mirror: &Mirror,
-    (pool, mirrors): (&Pool, &Lifecycle),
-    request: &Request<RequestBody>,
-    (connection, request_id): (&Arc<Connection>, &HeaderValue),
-) {
-    if !mirror.share.has(fastrand::u32(..)) || !matches!(request.body(), RequestBody::Empty) {
-        return;
+/// A request's copy, not yet sent.
+pub(super) struct Planned<'a> {
+    mirror: &'a Mirror,
+    head: request::Parts,
+    /// `None`: it has no body.
+    body: Option<Arc<Recording>>,
+    slot: Slot,
+}
+
+/// Makes a copy of `request`, as it is about to leave, by the mirror's share. None is made of a request whose body is
+/// announced as longer than `limit` bytes, nor beyond the bound on copies under way.
+pub(super) fn plan<'a>(mirror: &'a Mirror, request: &mut Request<RequestBody>, limit: usize) -> Option<Planned<'a>> {
+    if !mirror.share.has(fastrand::u32(..)) {
+        return None;
     }
-    let Some(slot) = mirror.slots.take() else { return };
-    let head = copied(request, &mirror.route);
-    let ids = (request_id.clone(), TraceContext::new());
-    let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, ids);
-    let copy = Copy { pool: pool.clone(), route: mirror.route.clone(), exchange, _slot: slot };
-    let request = Request::from_parts(head, RequestBody::Empty);
-    let limit = mirror.limit;
-    mirrors.spawn("mirror", async move {
-        // Cut by the limit, the exchange counts as left.
-        let _ = tokio::time::timeout(limit, Box::pin(copy.run(request))).await;
-    });
+    let body = match request.body_mut() {
+        RequestBody::Empty => None,
+        body => Some(body.record(limit)?),
+    };
+    let slot = mirror.slots.take()?;
+    Some(Planned { mirror, head: copied(request, &mirror.route), body, slot })
+}
+
+impl Planned<'_> {
+    /// Whether all of the request is at hand. A body comes while the request itself is sent: the copy then follows it, so
+    /// that a slow shadow never holds the caller's bytes back.
+    pub(super) fn is_whole(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// Sends the copy, unless its body did not come whole or turned out to be too long.
+    pub(super) fn send(
+        self,
+        (pool, mirrors): (&Pool, &Lifecycle),
+        (connection, request_id): (&Arc<Connection>, &HeaderValue),
+    ) {
+        let body = match &self.body {
+            None => RequestBody::Empty,
+            Some(recording) => match recording.copy() {
+                Some(body) => RequestBody::Replayed(body),
+                None => return,
+            },
+        };
+        let Self { mirror, head, slot, .. } = self;
+        let ids = (request_id.clone(), TraceContext::new());
+        let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, ids);
+        let copy = Copy { pool: pool.clone(), route: mirror.route.clone(), exchange, _slot: slot };
+        let request = Request::from_parts(head, body);
+        let limit = mirror.limit;
+        mirrors.spawn("mirror", async move {
+            // Cut by the limit, the exchange counts as left.
+            let _ = tokio::time::timeout(limit, Box::pin(copy.run(request))).await;
+        });
+    }
 }
 
 fn copied(request: &Request<RequestBody>, route: &Route) -> request::Parts {

@@ -42,7 +42,7 @@ impl<'a> Opening<'a> {
         exchange: &mut Exchange,
     ) -> Result<Self, Refusal> {
         let now = clock::now();
-        exchange.admitted(route.service.admit(now)?);
+        exchange.admit(&route.service)?;
         let allowance = Allowance::new(route.timeout, None, headers, exchange.began());
         if allowance.is_over(now) {
             return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));

@@ -115,14 +115,18 @@ impl Outbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Answer, Arc<Route>), Ended> {
-        let Outgoing { request, route, rule, key } = self.outgoing(connection, request, exchange, passage).await?;
+        let Outgoing { mut request, route, rule, key } = self.outgoing(connection, request, exchange, passage).await?;
         let mirror = rule.as_deref().and_then(Rule::forward).and_then(|forward| forward.mirror.as_ref());
-        if let Some(mirror) = mirror {
-            let (carrier, told) = ((&self.pool, &self.shared.mirrors), (connection, &exchange.request_id));
-            mirror::send(mirror, carrier, &request, told);
+        let carrier = (&self.pool, &self.shared.mirrors);
+        let mut copy = mirror.and_then(|mirror| mirror::plan(mirror, &mut request, route.retry.body_limit));
+        if let Some(copy) = copy.take_if(|copy| copy.is_whole()) {
+            copy.send(carrier, (connection, &exchange.request_id));
         }
-        let answer = tries::send(&self.pool, &route, request, key, exchange).await?;
-        Ok((answer, route))
+        let answer = tries::send(&self.pool, &route, request, key, exchange).await;
+        if let Some(copy) = copy {
+            copy.send(carrier, (connection, &exchange.request_id));
+        }
+        Ok((answer?, route))
     }
 
     /// Decides where a request goes and makes it ready, after its plugins.

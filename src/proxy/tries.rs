@@ -44,8 +44,11 @@ pub(super) async fn send(
 ) -> Result<Answer, Refusal> {
     // Reading the clock costs as much as a header: the first try began when the request did.
     let mut now = exchange.began();
-    exchange.admitted(route.service.admit(now)?);
-    let allowance = Allowance::new(route.timeout, route.retry.per_try_timeout, request.headers(), now);
+    exchange.admit(&route.service)?;
+    // Where no other try could follow, cutting the one there is would only lose its answer.
+    let again = route.retry.allows(Failure::Status(StatusCode::GATEWAY_TIMEOUT), request.method(), 1);
+    let per_try = route.retry.per_try_timeout.filter(|_| again);
+    let allowance = Allowance::new(route.timeout, per_try, request.headers(), now);
     if allowance.is_over(now) {
         return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));
     }

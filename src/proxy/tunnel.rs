@@ -27,7 +27,7 @@ pub(super) struct Tunnel {
     /// Its place among the connections to the service.
     pub _held: Held,
     /// Keeps the client's connection counted and open.
-    pub _hold: Hold,
+    pub hold: Hold,
     /// How long the endpoint took to take it: its latency, told with its first byte.
     pub took: Duration,
     /// Whether the endpoint has proven by more than a connection that it is well.
@@ -39,7 +39,7 @@ impl Tunnel {
     pub(super) async fn run<A: Stream, B: Stream>(mut self, client: A, endpoint: B, lifecycle: Lifecycle) {
         let mut copy = Copy::new(client, endpoint, self.route.idle_timeout);
         let mut cut = pin!(lifecycle.cut_short());
-        let mut shut_out = pin!(self._hold.cut_short());
+        let mut shut_out = pin!(self.hold.cut_short());
         let mut is_shut_out = false;
         let end = std::future::poll_fn(|cx| {
             let polled = copy.poll(cx).map(Some);

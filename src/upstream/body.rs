@@ -87,7 +87,11 @@ impl RequestBody {
     /// Makes a streamed body of at most `limit` bytes repeatable; a longer one stays as it is where its length is
     /// announced, else it turns out to be unrepeatable when the limit is passed.
     pub fn record(&mut self, limit: usize) -> Option<Arc<Recording>> {
-        let Self::Streaming(streaming) = self else { return None };
+        let streaming = match self {
+            Self::Streaming(streaming) => streaming,
+            Self::Replayed(body) => return Some(body.recording()),
+            Self::Empty => return None,
+        };
         if streaming.size_hint().lower() > limit as u64 {
             return None;
         }

@@ -184,8 +184,16 @@ impl Pool {
     async fn new_connection(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
         let plain_http1 = to.endpoint.listing.wire == Wire::Plain && !want.http2;
         if plain_http1 || to.is_http1.load(Ordering::Relaxed) {
-            return self.open_within_limit(to, want).await;
+            return match self.place(to, want).await? {
+                Waited::AtHand(way) => Ok((way, true)),
+                Waited::Slot(slot) => Ok((self.open(to, want, slot).await?, false)),
+            };
         }
+        // Its place comes first: nobody waits for one while others wait for the dial.
+        let slot = match self.place(to, want).await? {
+            Waited::AtHand(way) => return Ok((way, true)),
+            Waited::Slot(slot) => slot,
+        };
         // Until the first connection is up nobody knows whether it can be shared: the others wait for it.
         let address = to.endpoint.listing.address;
         let alone = tokio::time::timeout(want.connect_timeout, to.dialling.lock()).await.map_err(|_| {
@@ -194,25 +202,22 @@ impl Pool {
         if let Some(way) = to.at_hand() {
             return Ok((way, true));
         }
-        let way = self.open_within_limit(to, want).await?;
+        let way = self.open(to, want, slot).await?;
         drop(alone);
-        Ok(way)
+        Ok((way, false))
     }
 
-    /// Opens a connection where the service's limit allows it, else waits in line for one to come free.
-    async fn open_within_limit(&self, to: &Connections, want: Want<'_>) -> Result<(Way, bool), AttemptError> {
-        let slot = match want.limit.try_open() {
-            Some(slot) => slot,
-            None => {
-                let pending = want.limit.try_wait().ok_or(AttemptError::Overloaded)?;
-                self.give_up_idle(to);
-                match pending.connection(|| to.at_hand()).await {
-                    Waited::AtHand(way) => return Ok((way, true)),
-                    Waited::Slot(slot) => slot,
-                }
-            }
-        };
-        Ok((self.open(to, want, slot).await?, false))
+    /// A place for a new connection where the service's limit allows it, else waits in line for one, or for a connection
+    /// that comes free.
+    async fn place(&self, to: &Connections, want: Want<'_>) -> Result<Waited<Way>, AttemptError> {
+        if let Some(slot) = want.limit.try_open() {
+            return Ok(Waited::Slot(slot));
+        }
+        let pending = want.limit.try_wait().ok_or(AttemptError::Overloaded)?;
+        self.give_up_idle(to);
+        // The request's own time is nearly always shorter; it may have none.
+        let waited = tokio::time::timeout(LONGEST_WAIT, pending.connection(|| to.at_hand())).await;
+        waited.map_err(|_| AttemptError::Overloaded)
     }
 
     /// Closes an unused connection to another endpoint of the service, so that its place in the limit goes to `to`.
@@ -472,6 +477,8 @@ fn full_cause(error: &hyper::Error) -> String {
     text
 }
 
+/// In line for a connection.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(10);
 /// Streams on one connection before another is opened: what RFC 9113 §6.5.2 asks every peer to allow.
 const MOST_STREAMS: usize = 100;

@@ -47,6 +47,12 @@ pub struct Replayed<B = Streaming> {
     trailers_told: bool,
 }
 
+impl<B> Replayed<B> {
+    pub(super) fn recording(&self) -> Arc<Recording<B>> {
+        self.recording.clone()
+    }
+}
+
 impl<B: Body<Data = Bytes, Error = StalledBody> + Unpin> Recording<B> {
     pub(super) fn new(source: Box<B>, limit: usize) -> Arc<Self> {
         let inner =

@@ -7,6 +7,8 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::certs::Authority;
+use crate::support::endpoint::{Endpoint, Reply, answer};
+use crate::support::lone::Lone;
 use crate::support::pair::sidecar;
 use crate::support::sidecar::{Builder, outrigger};
 use crate::support::{Answer, App, Ask, Embedded, Load, SOON, Sidecar, eventually, h2c};
@@ -364,4 +366,29 @@ fn mistakes_of_routes_are_located() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("o.yaml:4:28: outbound.routes[0].match.path_regex: \"(a\" is no expression"), "{said}");
     assert!(said.contains("o.yaml:6:14: outbound.routes[1].split: leads nowhere"), "{said}");
+}
+
+#[test]
+fn a_mirror_gets_the_body_too_and_only_what_is_short() {
+    let main = Endpoint::start(|seen| Reply::Bytes(answer(200, "", &seen.body.len().to_string())));
+    let shadow = Endpoint::start(|_| Reply::Silence);
+    let upstream = |name: &str, endpoint: &Endpoint| json!({ "service": name, "mtls": "off", "endpoints": [endpoint.address().to_string()] });
+    let web = Lone::with(&[&main], &json!({}), |web| {
+        web.set("outbound.upstreams", json!([upstream("users", &main), upstream("shadow", &shadow)])).set(
+            "outbound.routes",
+            json!([{ "name": "all", "match": { "path": "/" }, "to": "users", "retry": { "body_limit": "1KiB" },
+                "mirror": { "service": "shadow", "percent": 100 } }]),
+        )
+    });
+    for chunked in [false, true] {
+        let post = Ask::new("POST", "/a?b=c").host("users").body(vec![b'x'; 1000]);
+        let answer = if chunked { post.chunked() } else { post }.send(web.outbound());
+        assert_eq!((answer.status, answer.text().as_str()), (200, "1000"));
+    }
+    eventually(SOON, "both copies arrive", || (shadow.count() == 2).then_some(()));
+    assert!(shadow.seen().iter().all(|seen| seen.body == vec![b'x'; 1000] && seen.head.starts_with("POST /a?b=c ")));
+    assert_eq!(Ask::new("POST", "/").host("users").body(vec![b'x'; 5000]).send(web.outbound()).text(), "5000");
+    assert_eq!(Ask::get("/last").host("users").send(web.outbound()).status, 200);
+    eventually(SOON, "the last copy arrives", || (shadow.count() == 3).then_some(()));
+    assert!(shadow.seen()[2].head.starts_with("GET /last "), "the long one was not copied");
 }

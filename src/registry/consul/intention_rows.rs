@@ -121,7 +121,7 @@ fn header(row: &Value, bars: &mut Bars) -> Option<HeaderMatch> {
     bars.strange(row, &["Name", "Present", "Exact", "Prefix", "Suffix", "Contains", "Regex", "Invert", "IgnoreCase"]);
     let flag = |key: &str| row.get(key).and_then(Value::as_bool).unwrap_or(false);
     let ignore_case = flag("IgnoreCase");
-    let kinds: [(&str, fn(Box<str>) -> Condition); 4] = [
+    let kinds: [(&str, Kind); 4] = [
         ("Exact", Condition::Exact),
         ("Prefix", Condition::Prefix),
         ("Suffix", Condition::Suffix),
@@ -154,6 +154,9 @@ fn header(row: &Value, bars: &mut Bars) -> Option<HeaderMatch> {
         }
     }
 }
+
+/// Makes a condition of its text.
+type Kind = fn(Box<str>) -> Condition;
 
 /// Why a permission cannot be judged; the first cause is kept.
 #[derive(Default)]

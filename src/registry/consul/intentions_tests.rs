@@ -18,7 +18,7 @@ use crate::lifecycle::Lifecycle;
 type Answers = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 struct Watched {
-    updates: mpsc::UnboundedReceiver<IntentionUpdate>,
+    updates: mpsc::Receiver<IntentionUpdate>,
     asked: Arc<Lock<Vec<String>>>,
     _tasks: Lifecycle,
 }
@@ -37,10 +37,10 @@ impl Watched {
                 inner.spawn("connection", serve(stream, answers.clone(), record.clone()));
             }
         });
-        let (sender, updates) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::channel(16);
         tasks.spawn("watch", async move {
             let users = ServiceName::parse("users").unwrap();
-            follow_intentions(client, users, &metrics, snapshot, |update| drop(sender.send(update))).await;
+            follow_intentions(client, users, &metrics, snapshot, |update| drop(sender.try_send(update))).await;
         });
         Self { updates, asked, _tasks: tasks }
     }
@@ -77,11 +77,13 @@ async fn serve(mut stream: TcpStream, answers: Arc<Answers>, asked: Arc<Lock<Vec
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `Answers` gives")]
 fn ok(index: Option<u64>, body: &str) -> Option<String> {
     let index = index.map_or_else(String::new, |index| format!("X-Consul-Index: {index}\r\n"));
     Some(format!("HTTP/1.1 200 OK\r\n{index}content-length: {}\r\n\r\n{body}", body.len()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what `Answers` gives")]
 fn denied() -> Option<String> {
     Some("HTTP/1.1 403 Forbidden\r\ncontent-length: 17\r\n\r\nPermission denied".into())
 }
