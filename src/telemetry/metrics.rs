@@ -26,6 +26,9 @@ macro_rules! labels {
                 match self { $(Self::$variant => $text),+ }
             }
         }
+        impl LabelText for $name {
+            fn text(self) -> &'static str { self.as_str() }
+        }
     };
 }
 
@@ -474,24 +477,6 @@ fn per_label<L: Copy + LabelText>(all: &[L], resolve: impl Fn(&str) -> IntCounte
 /// Lets `per_label` read any of the label enums.
 trait LabelText {
     fn text(self) -> &'static str;
-}
-
-impl LabelText for TryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for BreakerChange {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
-}
-
-impl LabelText for RetryOutcome {
-    fn text(self) -> &'static str {
-        self.as_str()
-    }
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

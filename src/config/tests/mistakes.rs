@@ -135,10 +135,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &[
             "4:14: inbound.authz[0].from[0]: \"Web\" is no service name",
             "4:19: inbound.authz[0].from[1]: \"spiffe://t/web\" is no SPIFFE id of a service",
-            "4:54: inbound.authz[0].methods[0]: \"get\" is no method",
-            "4:68: inbound.authz[0].paths[0]: \"api\" is no path",
-            "4:82: inbound.authz[0].action: \"log\" is not known here",
-            "4:87: inbound.authz[0].form: unknown key; did you mean from",
+            "4:58: inbound.authz[0].methods[0]: \"get\" is no method",
+            "4:72: inbound.authz[0].paths[0]: \"api\" is no path",
+            "4:86: inbound.authz[0].action: \"log\" is not known here",
+            "4:91: inbound.authz[0].form: unknown key; did you mean from",
         ],
     ),
     (
