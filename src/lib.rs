@@ -16,6 +16,7 @@ pub mod telemetry;
 pub mod filter;
 pub mod service;
 pub mod route;
+pub mod access;
 
 // talk: Consul's HTTP API
 mod consul;

@@ -25,6 +25,8 @@ mod grpc;
 mod headers;
 #[path = "it/identity.rs"]
 mod identity;
+#[path = "it/intentions.rs"]
+mod intentions;
 #[path = "it/interop.rs"]
 mod interop;
 #[path = "it/jwt.rs"]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 const LONGEST_FILE: usize = 500;
 /// Modules that get time and chance as arguments.
-const DECIDE: [&str; 3] = ["filter", "service", "route"];
+const DECIDE: [&str; 4] = ["filter", "service", "route", "access"];
 
 /// One `layer` of the map, with its modules in order.
 #[derive(Debug, PartialEq)]

@@ -11,9 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::access::{Enforced, Gate};
 use crate::filter::Chain;
 use crate::lifecycle::Lifecycle;
-use crate::proxy::InboundView;
+use crate::proxy::{Entry, InboundView};
 use crate::route::{RetryPolicy, Route, RouteTable, StatusSet};
 use crate::service::{Ask, Health, Listing, Policy, Service, Wire};
 use crate::telemetry::{Direction, Metrics};
@@ -68,6 +69,7 @@ impl Desk {
                 access_log: Arc::default(),
             }),
             inbound: Arc::new(InboundShared {
+                entry: Entry::new(Gate::new(1, Enforced::Off, Vec::new()), &metrics),
                 view: Published::new(InboundView {
                     rules: Vec::new(),
                     app,

@@ -181,7 +181,8 @@ async fn topology_is_json_or_a_graph() {
                 { "service": "billing", "endpoints": 0, "healthy": 0, "requests": 0, "in_flight": 0 },
                 { "service": "orders", "endpoints": 3, "healthy": 1, "requests": 0, "in_flight": 0 },
             ],
-            "plain_text_peers": {}
+            "plain_text_peers": {},
+            "intentions": null
         })
     );
     let graph = desk.get("/topology?x=y&format=mermaid").await;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::View;
 use super::answer::{self, Answer};
 use super::endpoints::{Counts, upstreams};
+use crate::access::{DefaultPolicy, Enforced, Intention};
 
 /// `/topology`.
 #[derive(Serialize)]
@@ -19,6 +20,48 @@ struct Topology {
     upstreams: Vec<Edge>,
     /// Connections in plain text to a permissive inbound listener, by address: who would be refused if it were strict.
     plain_text_peers: BTreeMap<String, u64>,
+    /// `null` where they are not enforced.
+    intentions: Option<InForce>,
+}
+
+/// Who may call us, as Consul says; before its first answer nobody.
+#[derive(Serialize, Default)]
+struct InForce {
+    /// Whether they are known.
+    known: bool,
+    /// `allow` or `deny`; `null` while it is not known, which is deny.
+    default: Option<&'static str>,
+    /// The first one that is of the caller decides.
+    list: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    source: String,
+    destination: String,
+    action: String,
+    precedence: u32,
+}
+
+impl InForce {
+    fn of(enforced: &Enforced) -> Option<Self> {
+        let intentions = match enforced {
+            Enforced::Off => return None,
+            Enforced::Unanswered => return Some(Self::default()),
+            Enforced::On(intentions) => intentions,
+        };
+        let row = |intention: &Intention| Row {
+            source: intention.source.to_string(),
+            destination: intention.destination.to_string(),
+            action: intention.action.to_string(),
+            precedence: intention.precedence,
+        };
+        let default = intentions.default_policy().map(|policy| match policy {
+            DefaultPolicy::Allow => "allow",
+            DefaultPolicy::Deny => "deny",
+        });
+        Some(Self { known: true, default, list: intentions.list().iter().map(row).collect() })
+    }
 }
 
 #[derive(Serialize)]
@@ -61,6 +104,7 @@ impl Topology {
             id: view.id.clone(),
             upstreams: edges.collect(),
             plain_text_peers: view.inbound.plain_peers.counts(),
+            intentions: InForce::of(view.inbound.entry.gate.peek().enforced()),
         }
     }
 

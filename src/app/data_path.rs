@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use super::plugins::Plugins;
 use super::upstreams::Upstreams;
 use super::watches::Watching;
-use super::{Failure, routes, settings};
+use super::{Failure, access, routes, settings};
 use crate::config::{Config, Probe, Protocol};
 use crate::filter::{Chain, Context};
 use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{self, Bound, Listener, OpenConnections, Security, Target};
 use crate::names::ServiceName;
-use crate::proxy::{Inbound, InboundShared, InboundView, Outbound, OutboundShared};
+use crate::proxy::{Entry, Inbound, InboundShared, InboundView, Outbound, OutboundShared};
 use crate::published::Published;
 use crate::registry::{FixedWatch, Registry, WatchState, follow};
 use crate::route::{Route, RouteTable, Rule, StatusSet};
@@ -34,6 +34,8 @@ pub(super) struct DataPath {
     security: Security,
     inbound_settings: Arc<Published<listen::Settings>>,
     outbound_settings: Arc<Published<listen::Settings>>,
+    /// Those of the mesh with us, while they serve.
+    pub(super) inbound_open: OpenConnections,
     inbound_pools: Vec<Pool>,
     outbound_pools: Vec<Pool>,
     /// Inbound connections; drained first.
@@ -73,6 +75,7 @@ impl DataPath {
         let view = inbound_view(config, &app, &flow, (&[], &plugins.context))?;
         let inbound = Arc::new(InboundShared {
             view: Published::new(view),
+            entry: Entry::new(access::first(config), &metrics),
             plain_peers: Arc::default(),
             access_log: access_log.clone(),
         });
@@ -89,6 +92,7 @@ impl DataPath {
             workers.iter().map(pool).collect()
         };
         Ok(Self {
+            inbound_open: OpenConnections::default(),
             inbound_pools: pools(settings::APP_IDLE, config.inbound.keeps_case),
             outbound_pools: pools(settings::MESH_IDLE, config.outbound.keeps_case),
             security: settings::security(config.inbound.mtls, identity),
@@ -166,7 +170,7 @@ impl DataPath {
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
-            open: OpenConnections::default(),
+            open: self.inbound_open.clone(),
             plain_peers: self.inbound.plain_peers.clone(),
         }
     }

@@ -1,5 +1,6 @@
 //! Builds every part from `Config`; order of start and stop. The only module that knows everybody.
 
+mod access;
 mod child;
 mod data_path;
 mod ready;
@@ -105,6 +106,7 @@ struct Sidecar {
     probe: Arc<Probe>,
     probing: Arc<Published<crate::registry::probe::Settings>>,
     data: DataPath,
+    access: access::Access,
     /// Control tasks: watches, heartbeats, renewal, admin.
     control: Lifecycle,
     admin: Option<(TcpListener, TcpListener)>,
@@ -115,7 +117,9 @@ impl Sidecar {
     fn build(config: Config, options: &RunOptions, sockets: Sockets) -> Result<Self, Failure> {
         let metrics = Metrics::new();
         let upstreams = config.outbound.upstreams.iter().map(|upstream| watches::waits_for(&upstream.service));
-        let status = Arc::new(Status::starting([IDENTITY.into(), REGISTRATION.into()].into_iter().chain(upstreams)));
+        let intentions = access::enforced(&config).then(|| access::INTENTIONS.into());
+        let own = [IDENTITY.into(), REGISTRATION.into()].into_iter().chain(intentions);
+        let status = Arc::new(Status::starting(own.chain(upstreams)));
         let identity: Arc<identity::Current> = Arc::default();
         let client = consul::Client::new(config.consul.clone(), metrics.clone())?;
         let snapshot = config.snapshot.as_ref().map(Snapshot::new);
@@ -136,6 +140,7 @@ impl Sidecar {
             watches: watches.clone(),
             control: control.clone(),
         };
+        let for_access = watching.clone();
         let workers = Workers::start(config.workers)?;
         let Sockets { inbound, outbound, upstreams, admin, metrics: metrics_socket } = sockets;
         let data = DataPath::build(
@@ -145,6 +150,7 @@ impl Sidecar {
             watching,
             data_path::Sockets { inbound, outbound, upstreams },
         )?;
+        let access = access::Access::new(&config, data.inbound.clone(), for_access);
         let (sender, commands) = mpsc::channel(8);
         let view = Arc::new(View {
             service: config.service.name.clone(),
@@ -173,6 +179,7 @@ impl Sidecar {
             probe,
             probing,
             data,
+            access,
             control,
             admin: Some((admin, metrics_socket)),
             addresses,
@@ -196,13 +203,9 @@ impl Sidecar {
         self.control.spawn("identity", keep);
         let probe = self.probe.clone();
         self.control.spawn("probe", async move { probe.run().await });
+        self.access.start(&self.config, self.data.inbound_open.clone());
         self.data.start();
         self.control.spawn("registration", register(self.agent.clone(), self.identity.clone(), self.status.clone()));
-        if self.config.identity == identity::Source::Consul {
-            tracing::warn!(
-                "Consul's intentions are not enforced yet: every service of the trust domain may call this one"
-            );
-        }
         tracing::info!(
             service = %self.config.service.name, id = self.config.service.id, inbound = self.addresses.inbound,
             outbound = self.addresses.outbound, admin = self.addresses.admin, metrics = self.addresses.metrics,

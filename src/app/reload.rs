@@ -93,6 +93,7 @@ impl Sidecar {
         registration.port = inbound;
         self.data.upstreams.apply(&next)?;
         self.data.reconfigure(&next, log)?;
+        self.access.reconfigure(&next);
         for (service, bound) in bound {
             self.data.accept_outbound(bound, Some(service));
         }

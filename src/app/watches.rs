@@ -19,6 +19,7 @@ use crate::service::{Service, Wire};
 use crate::telemetry::{Flow, Metrics};
 
 /// What a watch needs.
+#[derive(Clone)]
 pub(super) struct Watching {
     pub client: Client,
     pub snapshot: Option<Snapshot>,

@@ -10,7 +10,7 @@ use super::section::{Section, Shared};
 use super::tree::{Node, Scalar, Value};
 use super::{
     AccessLogPath, AccessLogSettings, CheckSettings, Config, Environment, InboundMtls, InboundSettings,
-    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, consul, consumers, identity, keys,
+    InboundTimeouts, ListenLimits, Probe, Protocol, ServiceSettings, Weights, authz, consul, consumers, identity, keys,
     plugins, policy, routes, shape, upstreams, values,
 };
 
@@ -53,7 +53,7 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
     let service = service(&root.section("service"), environment);
     let consul = consul(&root.section("consul"), environment);
     let identity = identity(&root.section("identity"));
-    let inbound = inbound(&root.section("inbound"));
+    let inbound = inbound(&root.section("inbound"), &consul);
     let outbound = upstreams::outbound(&root.section("outbound"));
     let telemetry = root.section("telemetry");
     let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));
@@ -221,21 +221,24 @@ fn identity(section: &Section<'_>) -> Option<identity::Source> {
     Some(identity::Source::Consul)
 }
 
-fn inbound(section: &Section<'_>) -> Option<InboundSettings> {
+fn inbound(section: &Section<'_>, consul: &consul::Settings) -> Option<InboundSettings> {
+    let mtls = section.take("mtls", |scalar| {
+        Ok(match values::choice(scalar, &["strict", "permissive", "off"], &[])? {
+            "permissive" => InboundMtls::Permissive,
+            "off" => InboundMtls::Off,
+            _ => InboundMtls::Strict,
+        })
+    })?;
     Some(InboundSettings {
         listen: section.take("listen", values::listen)?,
         advertise: section.take("advertise", values::host_port),
-        mtls: section.take("mtls", |scalar| {
-            Ok(match values::choice(scalar, &["strict", "permissive", "off"], &[])? {
-                "permissive" => InboundMtls::Permissive,
-                "off" => InboundMtls::Off,
-                _ => InboundMtls::Strict,
-            })
-        })?,
+        mtls,
         timeouts: timeouts(&section.section("timeouts"))?,
         limits: limits(&section.section("limits"))?,
         adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
+        authz: authz::rules(section, mtls, consul),
+        intentions: authz::intentions(section, mtls)?,
         plugins: plugins::of(section),
         routes: routes::inbound(section),
         keeps_case: section.take("header_case", keeps_case)?,

@@ -194,11 +194,17 @@ const INBOUND: &[Key] = &[
         "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
     ),
     HEADER_CASE,
-    Key::later("authz", "Rules where Consul has no intentions."),
-    Key::optional(
+    Key::new(
+        "authz",
+        Shape::Sections(AUTHZ),
+        "[]",
+        "Who may do what, for where Consul has no intentions; the first rule that matches decides, and where there are rules and none matches, the request is denied. See docs/access.md.",
+    ),
+    Key::new(
         "intentions",
-        Shape::Leaf(Leaf::Choice { values: &["off"], later: &["auto", "on"] }),
-        "Consul's intentions. `auto` and `on` are not supported yet.",
+        Shape::Leaf(Leaf::Choice { values: &["auto", "on", "off"], later: &[] }),
+        "auto",
+        "Whether Consul's intentions are enforced. `auto`: where the identity is Consul's and `mtls` is not `off`. See docs/access.md.",
     ),
     Key::new("plugins", Shape::Plugins, "[]", "Plugins of all that comes in."),
     Key::new(
@@ -206,6 +212,27 @@ const INBOUND: &[Key] = &[
         Shape::Sections(APP_ROUTE),
         "[]",
         "Plugins, timeouts and limits for parts of the app; the first one that matches decides. See docs/routes.md.",
+    ),
+];
+
+const AUTHZ: &[Key] = &[
+    Key::optional(
+        "from",
+        Shape::List(Leaf::Text),
+        "Any of these callers: a service's name (of our own namespace), a whole SPIFFE id, or `*` for any verified identity. Everybody when absent, callers in plain text included.",
+    ),
+    Key::optional("methods", Shape::List(Leaf::Method), "Any of these methods; all when absent."),
+    Key::optional(
+        "paths",
+        Shape::List(Leaf::RequestPath),
+        "Any of these prefixes by whole segments: `/api` is `/api` and `/api/1`, not `/apis`. All paths when this and `paths_exact` are absent.",
+    ),
+    Key::optional("paths_exact", Shape::List(Leaf::RequestPath), "Or any of these whole paths."),
+    Key::new(
+        "action",
+        Shape::Leaf(Leaf::Choice { values: &["allow", "deny"], later: &[] }),
+        "allow",
+        "What becomes of a request that matches.",
     ),
 ];
 

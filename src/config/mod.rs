@@ -1,5 +1,6 @@
 //! The config file's meaning. Text to tree is `tree`, tree to meaning is `check`; what comes out cannot be wrong.
 
+mod authz;
 mod check;
 #[cfg(test)]
 mod docs;
@@ -31,6 +32,7 @@ mod upstream_values;
 mod upstreams;
 mod values;
 
+pub use authz::IntentionsMode;
 #[cfg(test)]
 pub(crate) use docs::markdown;
 pub use environment::Environment;
@@ -48,6 +50,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Rule;
 use crate::consul;
 use crate::filter::Plugin;
 use crate::filter::consumers::Consumer;
@@ -140,6 +143,8 @@ pub struct InboundSettings {
     /// A limit on requests under way to the app that follows its latency.
     pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    pub authz: Vec<Rule>,
+    pub intentions: IntentionsMode,
     pub plugins: Vec<Plugin>,
     pub routes: Vec<AppRouteSettings>,
     /// HTTP/1.1 field names keep the case in which they came.

@@ -338,7 +338,7 @@ fn pattern(scalar: &Scalar) -> Result<Pattern, Fault> {
 }
 
 /// A path without a query, in the normal form in which paths are compared.
-fn plain_path(scalar: &Scalar) -> Result<String, Fault> {
+pub(super) fn plain_path(scalar: &Scalar) -> Result<String, Fault> {
     let path = values::request_path(scalar)?;
     if path.contains('?') {
         return Err(Fault::new(format!("{path:?} has a query"), "match it under query"));

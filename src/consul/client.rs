@@ -200,6 +200,18 @@ impl Client {
         self.call(Call { api, method: Method::PUT, path, query: query.to_vec(), body, limit }).await.map(drop)
     }
 
+    /// A question with a JSON body: answers at once, within 10 s, and changes nothing.
+    pub async fn ask<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        api: Api,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ConsulError> {
+        let body = serde_json::to_vec(body).map_err(|error| ConsulError::Local(format!("body for {path}: {error}")))?;
+        let call = Call { api, method: Method::POST, path, query: Vec::new(), body: Some(body), limit: PLAIN };
+        self.understand(api, path, &self.call(call).await?)
+    }
+
     async fn read<T: DeserializeOwned>(
         &self,
         api: Api,
@@ -208,17 +220,22 @@ impl Client {
         limit: Duration,
     ) -> Result<Answer<T>, ConsulError> {
         let raw = self.call(Call { api, method: Method::GET, path, query, body: None, limit }).await?;
-        let value = serde_json::from_slice(&raw.body).map_err(|error| {
-            self.count(api, ConsulOutcome::Failed);
-            ConsulError::Malformed { path: path.into(), cause: error.to_string() }
-        })?;
-        self.count(api, ConsulOutcome::Ok);
+        let value = self.understand(api, path, &raw)?;
         let header = |name: &str| raw.headers.get(name).and_then(|value| value.to_str().ok());
         Ok(Answer {
             index: header("x-consul-index").and_then(|text| text.parse().ok()).map(|index: u64| index.max(1)),
             filtered_by_acls: header("x-consul-results-filtered-by-acls") == Some("true"),
             value,
         })
+    }
+
+    fn understand<T: DeserializeOwned>(&self, api: Api, path: &str, raw: &Raw) -> Result<T, ConsulError> {
+        let value = serde_json::from_slice(&raw.body).map_err(|error| {
+            self.count(api, ConsulOutcome::Failed);
+            ConsulError::Malformed { path: path.into(), cause: error.to_string() }
+        })?;
+        self.count(api, ConsulOutcome::Ok);
+        Ok(value)
     }
 
     /// One call; a second one at once where Consul refused the token and the token's file holds another by now.
@@ -234,8 +251,8 @@ impl Client {
             _ => first,
         };
         match &answer {
-            // A read counts once its body made sense.
-            Ok(_) if call.method == Method::GET => {}
+            // What is read counts once its body made sense.
+            Ok(_) if call.method != Method::PUT => {}
             Ok(_) => self.count(call.api, ConsulOutcome::Ok),
             Err(ConsulError::Unreachable { .. }) => self.count(call.api, ConsulOutcome::Unreachable),
             Err(error) if error.is_denied() => self.count(call.api, ConsulOutcome::Denied),

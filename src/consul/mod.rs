@@ -72,6 +72,9 @@ pub enum Api {
     HealthService,
     CaRoots,
     CaLeaf,
+    IntentionMatch,
+    Intentions,
+    Authorize,
 }
 
 impl Api {
@@ -87,6 +90,9 @@ impl Api {
             Self::HealthService => "health_service",
             Self::CaRoots => "connect_ca_roots",
             Self::CaLeaf => "connect_ca_leaf",
+            Self::IntentionMatch => "connect_intentions_match",
+            Self::Intentions => "connect_intentions",
+            Self::Authorize => "agent_connect_authorize",
         }
     }
 }

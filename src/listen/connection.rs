@@ -1,12 +1,16 @@
 //! What is known of an accepted connection: who is at the other end, and what it does now.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+
+use tokio::sync::Notify;
 
 use crate::names::SpiffeId;
 
@@ -41,6 +45,9 @@ pub struct Connection {
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
     closing: AtomicBool,
+    cut: AtomicBool,
+    /// Tunnels that wait to be cut.
+    cutting: Notify,
     /// Its bytes are no longer HTTP.
     tunnel: AtomicBool,
     /// What waits for the last hold to end.
@@ -64,6 +71,8 @@ impl Connection {
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            cutting: Notify::new(),
             tunnel: AtomicBool::new(false),
             released: AtomicWaker::new(),
             server: AtomicWaker::new(),
@@ -103,6 +112,17 @@ impl Connection {
     pub(super) fn begin_close(&self) {
         self.closing.store(true, Ordering::Release);
         self.server.wake();
+    }
+
+    /// It is to end where it stands: its peer may not be here any more.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.cutting.notify_waiters();
+        self.begin_close();
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
     }
 
     /// As `is_closing`; where false, the task is woken when it turns true. Cheaper at each poll than a future would be.
@@ -154,6 +174,21 @@ impl Connection {
 
 /// A tunnel on a connection, counted as a request until this is dropped.
 pub struct Hold(Arc<Connection>);
+
+impl Hold {
+    /// Resolves when the connection is to end where it stands.
+    pub fn cut_short(&self) -> impl Future<Output = ()> + Send + 'static {
+        let connection = self.0.clone();
+        async move {
+            let mut told = pin!(connection.cutting.notified());
+            // Listed before the look, so that a cut in between is not missed.
+            told.as_mut().enable();
+            if !connection.is_cut() {
+                told.await;
+            }
+        }
+    }
+}
 
 impl Drop for Hold {
     fn drop(&mut self) {

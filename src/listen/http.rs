@@ -98,7 +98,7 @@ where
             let detail = format!("the head was not complete within {:?}", settings.head);
             handler.refuse(connection, Reason::RequestTimeout, &detail)
         }
-        Ended::Overdue(Limit::Idle) => return,
+        Ended::Overdue(Limit::Idle) | Ended::Cut => return,
     };
     tell_and_close(stream, &answer).await;
 }
@@ -153,6 +153,8 @@ fn service<A: Accept>(
 enum Ended {
     ByItself(hyper::Result<()>),
     Overdue(Limit),
+    /// Whatever is under way is dropped.
+    Cut,
 }
 
 /// Drives a connection. One timer serves all its limits: it is looked at when it fires, not moved at each request.
@@ -174,7 +176,11 @@ where
             if let Poll::Ready(ended) = http.as_mut().poll(cx) {
                 return Poll::Ready(Ended::ByItself(ended));
             }
-            if matches!(drain, Drain::No) && connection.poll_closing(cx) {
+            let closing = connection.poll_closing(cx);
+            if closing && connection.is_cut() {
+                return Poll::Ready(Ended::Cut);
+            }
+            if closing && matches!(drain, Drain::No) {
                 drain = Drain::Lingering;
                 timer.as_mut().reset(Instant::now() + LINGER);
             }

@@ -295,6 +295,7 @@ impl<A: Accept> Listener<A> {
     ) {
         if handler.is_raw() {
             let _open = Gauged::enter(&self.metrics, self.direction, ConnectionState::Active);
+            let _listed = self.open.list(&connection);
             handler.carry(stream, connection).await;
         } else {
             http::serve(self, stream, connection, settings, handler, alpn).await;

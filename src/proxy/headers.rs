@@ -97,25 +97,55 @@ fn wants_trailers(value: &HeaderValue) -> bool {
     value.to_str().is_ok_and(|v| v.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
 }
 
-/// Headers that tell of hops before ours; only believed from peers that are trusted to tell the truth.
-pub(super) const FORWARDED: [HeaderName; 7] = [
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("forwarded"),
-    XFCC,
-];
-
+/// Removes what tells of hops before ours: only believed from peers that are trusted to tell the truth.
 pub(super) fn strip_forwarded(headers: &mut HeaderMap) {
-    let tells = |name: &HeaderName| name.as_str().starts_with("x-") || *name == header::FORWARDED;
-    if !headers.keys().any(tells) {
-        return;
+    strip(headers, tells_of_hops);
+}
+
+/// As `strip_forwarded`, with what tells the app who its user is.
+pub(super) fn strip_claims(headers: &mut HeaderMap) {
+    strip(headers, |name| tells_of_hops(name) || tells_of_user(name));
+}
+
+/// Removes other spellings of such names, `x_forwarded_for`: an app behind CGI, WSGI or PHP reads both as one. No proxy
+/// writes them, so nobody is trusted with them.
+pub(super) fn strip_look_alikes(headers: &mut HeaderMap) {
+    strip(headers, |name| name.contains('_') && (tells_of_hops(name) || tells_of_user(name)));
+}
+
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    // Most messages have none of these: one look over their names costs less than a look-up for each.
+    if headers.keys().any(|name| unwanted(name.as_str())) {
+        let names: Vec<_> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
     }
-    for name in &FORWARDED {
-        headers.remove(name);
+}
+
+/// All of `X-Forwarded-…`, XFCC included, and its kin.
+fn tells_of_hops(name: &str) -> bool {
+    match name.as_bytes().first() {
+        Some(b'x') => begins(name, "x-forwarded") || same(name, "x-real-ip"),
+        Some(b'f') => name == "forwarded",
+        _ => false,
     }
+}
+
+/// What Kong's plugins, and ours, set for the app.
+fn tells_of_user(name: &str) -> bool {
+    name.starts_with('x')
+        && (["x-consumer-", "x-authenticated-", "x-credential-"].iter().any(|prefix| begins(name, prefix))
+            || same(name, "x-anonymous-consumer"))
+}
+
+fn begins(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len() && same(&name[..prefix.len()], prefix)
+}
+
+/// `_` counts as `-`.
+fn same(name: &str, dashed: &str) -> bool {
+    name.len() == dashed.len() && name.bytes().zip(dashed.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
 }
 
 pub(super) const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -180,6 +210,53 @@ pub(super) fn host_of(head: &http::request::Parts) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_are_stripped_in_every_spelling() {
+        let claims = [
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-forwarded-prefix",
+            "x-forwarded",
+            "x-forwarded-client-cert",
+            "forwarded",
+            "x-real-ip",
+            "x-consumer-id",
+            "x-consumer-username",
+            "x-consumer-custom-id",
+            "x-consumer-groups",
+            "x-authenticated-groups",
+            "x-authenticated-userid",
+            "x-credential-identifier",
+            "x-anonymous-consumer",
+        ];
+        for name in claims {
+            for spelling in [name.to_owned(), name.replace('-', "_"), name.replacen('-', "_", 1)] {
+                let field = HeaderName::from_bytes(spelling.as_bytes()).unwrap();
+                let of = || HeaderMap::from_iter([(field.clone(), HeaderValue::from_static("1"))]);
+                let (mut all, mut alike) = (of(), of());
+                strip_claims(&mut all);
+                strip_look_alikes(&mut alike);
+                assert!(all.is_empty(), "{spelling}");
+                assert_eq!(alike.is_empty(), spelling.contains('_'), "{spelling}");
+            }
+        }
+        let mut kept = HeaderMap::new();
+        for name in ["x-forward", "x-real-ip-2", "x-consumer", "forwarded-by", "authorization", "x_request", "é"] {
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                kept.insert(name, HeaderValue::from_static("1"));
+            }
+        }
+        let before = kept.clone();
+        strip_claims(&mut kept);
+        strip_look_alikes(&mut kept);
+        assert_eq!(kept, before);
+        let mut outbound = map(&[("x-consumer-id", "7"), ("x-forwarded-for", "1.1.1.1")]);
+        strip_forwarded(&mut outbound);
+        assert_eq!(outbound, map(&[("x-consumer-id", "7")]));
+    }
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -11,12 +11,14 @@ use ipnet::IpNet;
 
 use super::answer::Dialect;
 use super::body::ResponseBody;
+use super::entry::Entry;
 use super::exchange::Exchange;
 use super::outbound::{finish, origin_form, refuse_early, request_body};
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, tcp, tries};
+use crate::access::Standing;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection, PlainPeers};
 use crate::published::Published;
@@ -29,6 +31,8 @@ use crate::upstream::{Pool, RequestBody};
 /// What all workers share of the inbound side.
 pub struct InboundShared {
     pub view: Published<InboundView>,
+    /// Who may call.
+    pub entry: Entry,
     /// Who spoke plain text to a permissive listener.
     pub plain_peers: Arc<PlainPeers>,
     pub access_log: Arc<Published<Option<AccessLog>>>,
@@ -64,6 +68,7 @@ struct Caller {
     proto: HeaderValue,
     /// XFCC, made of the verified certificate.
     certificate: Option<HeaderValue>,
+    standing: Standing,
 }
 
 impl Inbound {
@@ -109,7 +114,7 @@ impl Inbound {
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(upgrade::Outcome, &'v Arc<Route>), Ended> {
         wish.make_ordinary(&mut request);
-        let (request, route) = incoming(view, caller, request, (&mut *exchange, passage)).await?;
+        let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
         Ok((upgrade::ask(self.place(caller), route, request, None, wish, exchange).await?, route))
     }
 
@@ -125,26 +130,34 @@ impl Inbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Answer, Duration), Ended> {
-        let (request, route) = incoming(view, caller, request, (&mut *exchange, passage)).await?;
+        let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
         let answer = tries::send(&self.pool, route, request, None, exchange).await?;
         Ok((answer, route.idle_timeout))
     }
-}
 
-/// The request as the app gets it, with the policy that holds for it, after its plugins.
-async fn incoming<'v>(
-    view: &'v InboundView,
-    caller: &Caller,
-    request: Request<Incoming>,
-    (exchange, passage): (&mut Exchange, &mut Passage),
-) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
-    headers::check(&request)?;
-    let (mut head, body) = request.into_parts();
-    if view.health.as_deref().is_some_and(|path| path == head.uri.path()) {
-        exchange.exempt();
+    /// The request as the app gets it, with the policy that holds for it: once its caller is let in, after its plugins.
+    async fn incoming<'v>(
+        &self,
+        view: &'v InboundView,
+        caller: &Caller,
+        request: Request<Incoming>,
+        (exchange, passage): (&mut Exchange, &mut Passage),
+    ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
+        headers::check(&request)?;
+        let (mut head, body) = request.into_parts();
+        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
+        headers::strip_request(&mut head.headers);
+        headers::strip_look_alikes(&mut head.headers);
+        if !believes(view, caller) {
+            headers::strip_claims(&mut head.headers);
+        }
+        self.shared.entry.admit(&caller.connection, &caller.standing, &mut head)?;
+        if view.health.as_deref().is_some_and(|path| path == head.uri.path()) {
+            exchange.exempt();
+        }
+        let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
+        Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
     }
-    let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
-    Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
 }
 
 /// The policy for a request: that of the first rule that matches, after its plugins.
@@ -188,7 +201,6 @@ fn toward_app(
 ) -> Result<Request<RequestBody>, Refusal> {
     let host = host_header(&request, view)?;
     let (mut head, body) = request.into_parts();
-    headers::strip_request(&mut head.headers);
     tell_of_caller(&mut head.headers, view, caller, &host);
     head.headers.insert(header::HOST, host);
     let mut request = Request::new(request_body(body, route, exchange));
@@ -212,14 +224,19 @@ fn host_header(request: &Request<Incoming>, view: &InboundView) -> Result<Header
     host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
 }
 
-/// Sets what the app may believe of its caller. What a client wrote there itself is dropped, unless it is a verified mesh
-/// peer, whose sidecar dropped it before, or trusted by configuration.
+/// Whether the caller is believed in what it says of hops and users: a verified mesh peer, whose sidecar dropped what its
+/// own clients said, or one that is trusted by configuration.
+fn believes(view: &InboundView, caller: &Caller) -> bool {
+    caller.connection.peer.tls.is_some() || trusts(view, caller)
+}
+
+fn trusts(view: &InboundView, caller: &Caller) -> bool {
+    !view.trusted.is_empty() && is_trusted(&view.trusted, caller.connection.peer.address.ip())
+}
+
+/// Sets what the app may believe of its caller. What a client wrote there itself was dropped, unless it is believed.
 fn tell_of_caller(map: &mut http::HeaderMap, view: &InboundView, caller: &Caller, host: &HeaderValue) {
-    let peer = &caller.connection.peer;
-    let trusted = !view.trusted.is_empty() && is_trusted(&view.trusted, peer.address.ip());
-    if peer.tls.is_none() && !trusted {
-        headers::strip_forwarded(map);
-    }
+    let trusted = trusts(view, caller);
     headers::append(map, &headers::XFF, &caller.address);
     if !trusted || !map.contains_key(&headers::XFP) {
         map.insert(headers::XFP, caller.proto.clone());
@@ -253,6 +270,7 @@ impl Caller {
             address: text(peer.address.ip().to_canonical().to_string()),
             proto: HeaderValue::from_static(if peer.tls.is_some() { "https" } else { "http" }),
             certificate,
+            standing: Standing::default(),
             connection,
         }
     }
@@ -293,6 +311,7 @@ impl Accept for Inbound {
         let route = self.shared.view.snapshot().app.clone();
         let log = self.shared.access_log.snapshot();
         let exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
-        tcp::carry(&self.pool, Ok(route), stream, &connection, exchange, self.lifecycle.clone()).await;
+        let route = self.shared.entry.admit_raw(&connection).map(|()| route);
+        tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

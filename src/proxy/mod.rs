@@ -4,6 +4,7 @@ mod allowance;
 mod answer;
 mod body;
 mod copy;
+mod entry;
 mod exchange;
 mod gather;
 mod headers;
@@ -22,6 +23,7 @@ mod tunnel;
 mod upgrade;
 mod verdict;
 
+pub use entry::Entry;
 pub use inbound::{Inbound, InboundShared, InboundView};
 pub use outbound::{Outbound, OutboundShared};
 pub use verdict::note_breaker;

@@ -186,15 +186,19 @@ pub(super) fn rule_for<'r>(
     head: &mut request::Parts,
     exchange: &mut Exchange,
 ) -> Result<Option<&'r Arc<Rule>>, Refusal> {
-    if let Some(normal) = route::normalised(head.uri.path()) {
-        let query = head.uri.query().map_or_else(String::new, |query| format!("?{query}"));
-        set_target(&mut head.uri, (normal + &query).try_into().map_err(bad)?)?;
-    }
+    normalise(head)?;
     let found = route::first(rules, &Subject::of(head, headers::host_of(head)));
     if let Some(rule) = found {
         exchange.follows(&rule.name);
     }
     Ok(found)
+}
+
+/// Brings the path into its normal form.
+pub(super) fn normalise(head: &mut request::Parts) -> Result<(), Refusal> {
+    let Some(normal) = route::normalised(head.uri.path()) else { return Ok(()) };
+    let query = head.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    set_target(&mut head.uri, (normal + &query).try_into().map_err(bad)?)
 }
 
 /// Replaces path and query.

@@ -39,7 +39,7 @@ pub(super) async fn carry<S: Stream>(
     match opened {
         Ok(((endpoint, held, lease, took), route)) => {
             exchange.answered(http::StatusCode::OK, clock::now());
-            let tunnel = Tunnel { exchange, route, lease, _held: held, _hold: hold, took, proven: false };
+            let tunnel = Tunnel { exchange, route, lease, _held: held, hold, took, proven: false };
             tunnel.run(client, endpoint, lifecycle).await;
         }
         Err(refusal) => {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::copy::{Copy, End, Side};
@@ -26,7 +27,7 @@ pub(super) struct Tunnel {
     /// Its place among the connections to the service.
     pub _held: Held,
     /// Keeps the client's connection counted and open.
-    pub _hold: Hold,
+    pub hold: Hold,
     /// How long the endpoint took to take it: its latency, told with its first byte.
     pub took: Duration,
     /// Whether the endpoint has proven by more than a connection that it is well.
@@ -38,6 +39,8 @@ impl Tunnel {
     pub(super) async fn run<A: Stream, B: Stream>(mut self, client: A, endpoint: B, lifecycle: Lifecycle) {
         let mut copy = Copy::new(client, endpoint, self.route.idle_timeout);
         let mut cut = pin!(lifecycle.cut_short());
+        let mut shut_out = pin!(self.hold.cut_short());
+        let mut is_shut_out = false;
         let end = std::future::poll_fn(|cx| {
             let polled = copy.poll(cx).map(Some);
             self.exchange.bytes_in = copy.bytes_up();
@@ -45,9 +48,19 @@ impl Tunnel {
             if !self.proven && copy.bytes_down() > 0 {
                 self.prove();
             }
-            if polled.is_pending() { cut.as_mut().poll(cx).map(|()| None) } else { polled }
+            if polled.is_ready() {
+                return polled;
+            }
+            is_shut_out = shut_out.as_mut().poll(cx).is_ready();
+            if is_shut_out { Poll::Ready(None) } else { cut.as_mut().poll(cx).map(|()| None) }
         })
         .await;
+        if is_shut_out {
+            let (client, endpoint) = copy.sides();
+            client.abort();
+            endpoint.abort();
+            return self.exchange.broke(Reason::Denied, "the caller may not call any more");
+        }
         let Some(end) = end else {
             // Dropped on the way, it counts as cut all the same.
             self.exchange.cut();

@@ -236,7 +236,7 @@ pub(super) fn answer(
     };
     let Opened { response, tunnel: Ends { lease, held, took, proven, endpoint } } = *opened;
     let (hold, route) = (place.connection.hold(), route.clone());
-    let tunnel = Tunnel { exchange, route, lease, _held: held, _hold: hold, took, proven };
+    let tunnel = Tunnel { exchange, route, lease, _held: held, hold, took, proven };
     let lifecycle = place.lifecycle.clone();
     place.lifecycle.spawn("tunnel", async move {
         // An error: the client was gone before it had our answer. The tunnel's record says so when it is dropped.

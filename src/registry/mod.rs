@@ -12,7 +12,7 @@ pub mod probe;
 mod saved;
 mod state;
 
-pub use consul::{HealthWatch, MeshMode, Selection, node_zone};
+pub use consul::{HealthWatch, IntentionUpdate, MeshMode, Selection, follow_intentions, node_zone};
 pub use dns::{DnsSettings, DnsWatch, Records};
 pub use fixed::FixedWatch;
 pub use follow::{Origin, Update, follow};

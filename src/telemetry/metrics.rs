@@ -98,6 +98,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     pub(super) plugin_decisions: IntCounterVec,
     pub(super) limiters: IntCounterVec,
+    pub(super) authorization: IntCounterVec,
     breakers: IntCounterVec,
     pub(super) jwks_fetches: IntCounterVec,
     pub(super) jwks_last_answer: GaugeVec,
@@ -188,6 +189,12 @@ impl Metrics {
                 "outrigger_plugin_decisions_total",
                 "What plugins decided of requests; would_… is what one in shadow mode would have done.",
                 &["plugin", "decision"],
+            ),
+            authorization: counters(
+                &registry,
+                "outrigger_authorization_decisions_total",
+                "What intentions and authz rules decided of requests, and of connections without HTTP.",
+                &["decision"],
             ),
             limiters: counters(
                 &registry,
@@ -367,7 +374,7 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 22] = [
+        let vecs: [&dyn Collector; 23] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
@@ -379,6 +386,7 @@ impl Metrics {
             &self.retries,
             &self.plugin_decisions,
             &self.limiters,
+            &self.authorization,
             &self.breakers,
             &self.jwks_fetches,
             &self.jwks_last_answer,

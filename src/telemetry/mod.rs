@@ -4,10 +4,12 @@ pub mod access_log;
 mod limiter;
 pub mod jwks;
 pub mod metrics;
+mod authorization;
 mod plugin;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
+pub use authorization::{Authorization, AuthorizationCounts};
 pub use jwks::{JwksCounts, JwksOutcome};
 pub use limiter::{LimiterCounts, LimiterEvent};
 pub use metrics::{

@@ -88,6 +88,52 @@ pub fn plain_instance(service: &str, id: &str, to: SocketAddr) -> Value {
     json!({ "ID": id, "Name": service, "Address": to.ip().to_string(), "Port": to.port() })
 }
 
+/// The token of `Consul::with_acls` that may do everything.
+pub const MANAGEMENT: &str = "11111111-2222-3333-4444-555555555555";
+
+impl Agent {
+    /// As `put` or another method, with the management token.
+    #[track_caller]
+    pub fn manage(self, method: &str, path: &str, body: &Value) -> Value {
+        let ask = Ask::new(method, path).host("consul").header("x-consul-token", MANAGEMENT).body(body.to_string());
+        let answer = ask.send(self.address);
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text());
+        serde_json::from_str(&answer.text()).unwrap_or(Value::Null)
+    }
+
+    /// What a sidecar of `service` needs, and nothing more: the secret of a new token.
+    #[track_caller]
+    pub fn token_for(self, service: &str) -> String {
+        self.token(
+            service,
+            &format!(
+                "service \"{service}\" {{ policy = \"write\" }}\nservice_prefix \"\" {{ policy = \"read\" }}\n\
+             node_prefix \"\" {{ policy = \"read\" }}"
+            ),
+        )
+    }
+
+    /// The secret of a new token with these rules.
+    #[track_caller]
+    pub fn token(self, name: &str, rules: &str) -> String {
+        self.manage("PUT", "/v1/acl/policy", &json!({ "Name": name, "Rules": rules }));
+        let made = self.manage("PUT", "/v1/acl/token", &json!({ "Policies": [{ "Name": name }] }));
+        made["SecretID"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes an intention; its id.
+    #[track_caller]
+    pub fn intend(self, source: &str, destination: &str, action: &str) -> String {
+        let body = json!({ "SourceName": source, "DestinationName": destination, "Action": action });
+        self.manage("POST", "/v1/connect/intentions", &body)["ID"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub fn forget_intention(self, id: &str) {
+        self.manage("DELETE", &format!("/v1/connect/intentions/{id}"), &Value::Null);
+    }
+}
+
 /// The path of a Consul binary: `TEST_CONSUL`, or what `tests/support/get-consul` finds or fetches.
 pub fn consul_binary() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -129,6 +175,18 @@ impl Consul {
             }
         }
         panic!("no Consul came up in five tries");
+    }
+
+    /// With ACLs, and deny as their default; `MANAGEMENT` may do everything.
+    pub fn with_acls() -> Self {
+        let acl = format!("acl {{ enabled = true default_policy = \"deny\" tokens {{ master = \"{MANAGEMENT}\" }} }}");
+        let consul = Self::start_with(&["-hcl", &acl]);
+        // The master token is there a moment after the leader.
+        eventually(SOON, "Consul takes its master token", || {
+            let ask = Ask::get("/v1/acl/tokens").host("consul").header("x-consul-token", MANAGEMENT);
+            (ask.try_send(consul.agent().address).ok()?.status == 200).then_some(())
+        });
+        consul
     }
 
     pub fn agent(&self) -> Agent {

@@ -124,9 +124,33 @@ const MISTAKES: &[(&str, &[&str])] = &[
     // later capabilities
     ("gateway: { listen: 0.0.0.0:8000 }", &["2:1: gateway: not supported yet: gateway"]),
     ("telemetry: { tracing: { otlp: x } }", &["2:14: telemetry.tracing: not supported yet"]),
-    ("inbound: { authz: [] }", &["2:12: inbound.authz: not supported yet"]),
-    ("inbound: { intentions: auto }", &["2:24: inbound.intentions: not supported yet: auto; use one of: off"]),
-    ("inbound: { intentions: on }", &["2:24: inbound.intentions: not supported yet: on"]),
+    ("inbound: { intentions: maybe }", &["2:24: inbound.intentions: \"maybe\" is not known here"]),
+    (
+        "inbound: { mtls: off, intentions: on }",
+        &["2:35: inbound.intentions: on needs callers with an identity, but inbound.mtls is off; set inbound.mtls"],
+    ),
+    (
+        "inbound:\n  authz:\n  - { from: [Web, \"spiffe://t/web\", web, \"*\"], methods: [get], paths: [api], action: log, form: x }",
+        &[
+            "4:14: inbound.authz[0].from[0]: \"Web\" is no service name",
+            "4:19: inbound.authz[0].from[1]: \"spiffe://t/web\" is no SPIFFE id of a service",
+            "4:58: inbound.authz[0].methods[0]: \"get\" is no method",
+            "4:72: inbound.authz[0].paths[0]: \"api\" is no path",
+            "4:86: inbound.authz[0].action: \"log\" is not known here",
+            "4:91: inbound.authz[0].form: unknown key; did you mean from",
+        ],
+    ),
+    (
+        "inbound: { authz: [{ from: [], paths: [\"/a//b\"] }] }",
+        &[
+            "2:28: inbound.authz[0].from: is empty, which would be nobody or everybody; remove the key for all",
+            "2:40: inbound.authz[0].paths[0]: \"/a//b\" is not in normal form",
+        ],
+    ),
+    (
+        "inbound: { mtls: off, authz: [{ from: [web] }] }",
+        &["2:39: inbound.authz[0].from: names callers, but with inbound.mtls off no caller has an identity"],
+    ),
     ("inbound: { proxy_protocol: true }", &["2:28: inbound.proxy_protocol: not supported yet: true"]),
     (
         "outbound: { upstreams: [{ service: a, protocol: tcp }] }",

@@ -257,6 +257,8 @@ impl Shared {
             "Member": {"Name": NODE, "Addr": ADDRESS, "Status": 1},
             "Stats": {"build": {"version": concat!("outrigger ", env!("CARGO_PKG_VERSION"))}},
             "Meta": {"consul-network-segment": ""},
+            // Without ACLs, whom no intention names is let in.
+            "DebugConfig": {"ACLDefaultPolicy": "allow", "ACLsEnabled": false},
         })
     }
 
