@@ -79,7 +79,11 @@ impl Inbound {
     async fn handle(&self, caller: &Caller, mut request: Request<Incoming>) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
+        let wish = headers::granted(wish, &request, false);
         let (mut head, body) = request.into_parts();
+        headers::drop_second_host(&mut head);
+        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
+        headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         let ids = headers::identify(&mut head.headers);
         let view = self.shared.view.snapshot();
@@ -143,10 +147,7 @@ impl Inbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
-        headers::check(&request)?;
         let (mut head, body) = request.into_parts();
-        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
-        headers::strip_request(&mut head.headers);
         headers::strip_look_alikes(&mut head.headers);
         if !believes(view, caller) {
             headers::strip_claims(&mut head.headers);
@@ -170,7 +171,7 @@ async fn part_of_app<'v>(
     let from = (&*caller.connection, &view.trusted[..]);
     let mut route = &view.app;
     if !view.rules.is_empty()
-        && let Some(rule) = passage::rule_for(&view.rules, head, exchange)?
+        && let Some(rule) = passage::rule_in_every_reading(&view.rules, head, exchange)?
     {
         match &rule.action {
             Action::Answer(reply, filters) => {

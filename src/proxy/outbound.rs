@@ -53,7 +53,10 @@ impl Outbound {
     async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
+        let wish = headers::granted(wish, &request, true);
         let (mut head, body) = request.into_parts();
+        headers::drop_second_host(&mut head);
+        headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         let log = self.shared.access_log.peek();
         // The record keeps the head as it came; only its ids are settled before.
@@ -138,7 +141,6 @@ impl Outbound {
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
-        headers::check(&request)?;
         let (mut head, body) = request.into_parts();
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
@@ -223,7 +225,6 @@ fn leaving(
     route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, Refusal> {
-    headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
     if route.authority.is_some() {
         head.headers.insert(header::HOST, route.host.clone());
@@ -260,7 +261,9 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
     let watch = Arc::new(BodyWatch::default());
     exchange.uploads(watch.clone());
     let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout };
-    RequestBody::streaming(body, limits, watch)
+    // What plugins judged was the head: nothing comes after them.
+    let trailers = if route.filters.is_empty() { headers::strip_trailers } else { http::HeaderMap::clear };
+    RequestBody::streaming(body, limits, trailers, watch)
 }
 
 /// The endpoint's answer on its way to the caller.
@@ -307,7 +310,12 @@ pub(super) fn refuse(
         }
         None => answer(refusal.reason, &exchange.request_id, dialect),
     };
-    response.map(|body| ResponseBody::own(body, exchange))
+    let mut response = response.map(|body| ResponseBody::own(body, exchange));
+    if refusal.reason == Reason::BadRequest {
+        // Where the next request begins is not to be trusted. HTTP/2 has no such header, and hyper drops it there.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Counts and logs what never became a request, and gives the answer's bytes.

@@ -3,6 +3,7 @@
 
 mod body;
 mod dial;
+mod framing;
 mod pool;
 mod record;
 mod switch;

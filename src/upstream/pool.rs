@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::dial::{Dialed, Dialer, Offer};
 use super::switch::{PeerSettings, drive};
 use super::tethered::{Home, Tethered};
-use super::{AttemptError, Failed, RequestBody};
+use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
@@ -310,7 +310,11 @@ impl Pool {
                         let error = AttemptError::BadResponse("it switched protocols unasked".into());
                         Err(Failed { error, request: None, reused: false })
                     }
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        if let Err(cause) = framing::settle(&mut response) {
+                            let error = AttemptError::BadResponse(cause);
+                            return Err(Failed { error, request: None, reused: false });
+                        }
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
                     }

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::dial::{Dialed, Offer};
 use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
-use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, websocket};
+use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, framing, websocket};
 use crate::clock;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 use crate::stream::Stream;
@@ -136,11 +136,12 @@ impl Pool {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, switch.tokens.clone());
         let key = switch.websocket.then(|| headers.entry(websocket::KEY).or_insert_with(websocket::new_key).clone());
-        let response = match sender.try_send_request(request).await {
+        let mut response = match sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => return Err(failed(error.take_message(), error.error())),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            framing::settle(&mut response).map_err(bad)?;
             // The connection ends with the answer's body.
             return Ok(Turned::Answered(Sent { response: response.map(Tethered::alone), at }));
         }

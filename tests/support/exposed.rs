@@ -79,11 +79,25 @@ impl Exposed {
         let mut connection = Connection::to(self.way_in(side)).unwrap();
         // A sidecar that has closed already may reset what is still being sent.
         let _ = connection.write(bytes);
+        Self::answers(connection)
+    }
+
+    /// As `throw`, and says that no more comes.
+    pub fn throw_all(&self, side: Side, bytes: &[u8]) -> Thrown {
+        let mut connection = Connection::to(self.way_in(side)).unwrap();
+        let _ = connection.write(bytes);
+        connection.end_writing();
+        Self::answers(connection)
+    }
+
+    fn answers(mut connection: Connection) -> Thrown {
         let mut answers = Vec::new();
         while let Ok(answer) = connection.read("GET") {
             let last = answer.header("connection").eq_ignore_ascii_case("close");
             answers.push(answer);
             if last || !connection.has_more() {
+                // So that its last look for more bytes ends.
+                connection.end_writing();
                 break;
             }
         }

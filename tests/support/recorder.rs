@@ -99,7 +99,12 @@ impl Drop for Recorder {
     }
 }
 
-fn record(mut socket: TcpStream, all: &Mutex<Vec<Taken>>, at: usize, answer: &(dyn Fn(&Message) -> Vec<u8> + Send + Sync)) {
+fn record(
+    mut socket: TcpStream,
+    all: &Mutex<Vec<Taken>>,
+    at: usize,
+    answer: &(dyn Fn(&Message) -> Vec<u8> + Send + Sync),
+) {
     let _ = socket.set_nodelay(true);
     let (mut rest, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
