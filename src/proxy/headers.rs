@@ -54,8 +54,8 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
         Some(path) if path.as_str().starts_with('/') => Ok(()),
         // `OPTIONS *` (RFC 9110 §9.3.7) has no meaning for one service behind many names.
         _ if *method == http::Method::OPTIONS && request.uri().path() == "*" => Ok(()),
-        // RFC 9112 §3.2.2: `http://orders` has an empty path, which is `/`.
-        None if request.uri().authority().is_some() => Ok(()),
+        // RFC 9112 §3.2.2: `http://orders` has an empty path, which is `/`. An authority alone is for CONNECT.
+        None if request.uri().scheme().is_some() || *method == http::Method::CONNECT => Ok(()),
         _ => bad("the path does not begin with /"),
     }
 }

@@ -50,10 +50,15 @@ impl Outbound {
         Self { shared, pool, fixed, lifecycle }
     }
 
-    async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(
+        &self,
+        connection: &Arc<Connection>,
+        is_us: bool,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
-        let wish = headers::granted(wish, &request, true);
+        let wish = if is_us { Err(Refusal::circle()) } else { headers::granted(wish, &request, true) };
         let (mut head, body) = request.into_parts();
         headers::drop_second_host(&mut head);
         headers::strip_request(&mut head.headers);
@@ -358,9 +363,11 @@ impl Accept for Outbound {
     + Send
     + 'static {
         let outbound = self;
+        // Its first bytes are here: by now a connection that we made is listed.
+        let is_us = outbound.pool.made(connection.peer.address);
         tower::service_fn(move |request| {
             let (outbound, connection) = (outbound.clone(), connection.clone());
-            async move { Ok(outbound.handle(&connection, request).await) }
+            async move { Ok(outbound.handle(&connection, is_us, request).await) }
         })
     }
 

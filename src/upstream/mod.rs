@@ -4,6 +4,7 @@
 mod body;
 mod dial;
 mod framing;
+mod own;
 mod pool;
 mod record;
 mod switch;

@@ -205,3 +205,63 @@ fn fields_of_one_hop_end_here_on_the_way_back_too() {
         assert_eq!((got.header("x-kept"), got.text().as_str()), ("1", "ok"));
     });
 }
+
+/// Writes to both ends of the sidecar as much as it takes.
+fn until_stuck(socket: &mut TcpStream, most: usize) -> usize {
+    socket.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
+    let (piece, mut sent) = (vec![b'x'; 64 * 1024], 0);
+    while sent < most {
+        match socket.write(&piece) {
+            Ok(written) => sent += written,
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+const GIANT: usize = 1 << 30;
+/// Socket buffers of four hops' ends, and what the sidecar itself holds.
+const HELD: usize = 64 << 20;
+
+#[test]
+fn a_slow_reader_stops_the_writer() {
+    use std::net::TcpListener;
+    let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut socket, _) = endpoint.accept().unwrap();
+        let _ = socket.read(&mut [0; 4096]);
+        socket.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {GIANT}\r\n\r\n").as_bytes()).unwrap();
+        tell.send(until_stuck(&mut socket, GIANT)).unwrap();
+        // Reads nothing of an upload.
+        let (socket, _) = endpoint.accept().unwrap();
+        let _ = told_apart(&socket);
+    });
+    let users = json!({ "mtls": "off", "endpoints": [address.to_string()] });
+    let web = Lone::with(&[], &json!({ "mtls": "off" }), |web| {
+        web.set("outbound.upstreams", json!([])).upstream("users", users)
+    });
+    let before = web.process.memory();
+    let mut reader = TcpStream::connect(web.outbound()).unwrap();
+    reader.write_all(b"GET / HTTP/1.1\r\nHost: users\r\n\r\n").unwrap();
+    let sent = told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(sent < HELD, "the endpoint could send {sent} bytes to a caller that reads none");
+    let mut writer = TcpStream::connect(web.outbound()).unwrap();
+    writer.write_all(format!("POST / HTTP/1.1\r\nHost: users\r\ncontent-length: {GIANT}\r\n\r\n").as_bytes()).unwrap();
+    let sent = until_stuck(&mut writer, GIANT);
+    assert!(sent < HELD, "the caller could send {sent} bytes to an endpoint that reads none");
+    let grown = web.process.memory().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    drop((reader, writer));
+}
+
+/// Holds the socket open until the other side ends it.
+fn told_apart(socket: &TcpStream) -> std::io::Result<()> {
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut one = [0];
+    while socket.peek(&mut one)? > 0 {
+        std::thread::park_timeout(Duration::from_secs(5));
+    }
+    Ok(())
+}

@@ -46,7 +46,8 @@ pub fn request(bytes: &[u8]) -> Result<(Message, usize), Fault> {
     }
     // Origin form, or the asterisk of OPTIONS (RFC 9112 §3.2). What RFC 3986 wants escaped beside these, browsers send as it
     // is, and it is read in one way.
-    let printable = target.bytes().all(|c| c > b' ' && c != 0x7f && !b"\\#".contains(&c));
+    let path = target.split('?').next().unwrap_or_default();
+    let printable = target.bytes().all(|c| c > b' ' && c != 0x7f && c != b'#') && !path.contains('\\');
     if !printable || !(target.starts_with('/') || (method == "OPTIONS" && target == "*")) {
         return invalid(format!("target {target:?}"));
     }
