@@ -5,6 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
 use super::Refusal;
+use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE, TraceContext, X_REQUEST_ID};
 
@@ -32,6 +33,13 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
             return bad("Transfer-Encoding in HTTP/1.0");
         }
     }
+    // RFC 9113 §8.3.1: at most one Host, and no user before the name of an authority.
+    if headers.contains_key(header::HOST) && headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return bad("more than one Host");
+    }
+    if request.uri().authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return bad("the authority names a user");
+    }
     match request.uri().path_and_query() {
         Some(path) if path.as_str().starts_with('/') => Ok(()),
         // `OPTIONS *` (RFC 9110 §9.3.7) has no meaning for one service behind many names.
@@ -40,6 +48,26 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
         None if request.uri().authority().is_some() => Ok(()),
         _ => bad("the path does not begin with /"),
     }
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send the pairs of a Cookie as fields of their own; HTTP/1.1, and apps, know one.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let pairs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pairs.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Holds a request of HTTP/2 to the number of header fields that a head of HTTP/1.1 was held to when it was parsed.
+pub(super) fn count(headers: &HeaderMap, connection: &Connection) -> Result<(), Refusal> {
+    if headers.len() <= connection.most_headers() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::HeadTooLarge, format!("{} header fields", headers.len())))
 }
 
 /// Removes what is meant for this hop alone (RFC 9110 §7.6.1): Connection, all that it names, and the older ones.

@@ -144,7 +144,9 @@ impl Inbound {
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
         headers::check(&request)?;
+        headers::count(request.headers(), &caller.connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
         headers::strip_request(&mut head.headers);
         headers::strip_look_alikes(&mut head.headers);

@@ -139,7 +139,9 @@ impl Outbound {
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
         headers::check(&request)?;
+        headers::count(request.headers(), connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
             Way::Rule(rule) => match &rule.action {
