@@ -152,7 +152,7 @@ where
         .enable_connect_protocol()
         .max_concurrent_streams(settings.h2_streams)
         // Streams whose own fault makes us reset them (CVE-2025-8671), over the connection's life.
-        .max_local_error_reset_streams(ERROR_RESETS)
+        .max_local_error_reset_streams(if connection.peer.tls.is_some() { PEER_ERROR_RESETS } else { ERROR_RESETS })
         .max_header_list_size(u32::try_from(settings.head_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -343,5 +343,6 @@ const LINGER: Duration = Duration::from_millis(250);
 const READ_BUFFER: usize = 64 * 1024;
 const HYPER_HEADERS: usize = 100;
 const ERROR_RESETS: usize = 256;
+const PEER_ERROR_RESETS: usize = 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;

@@ -47,6 +47,13 @@ impl Process {
         self.child.id()
     }
 
+    /// Resident memory, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+    }
+
     /// All output so far, stdout and stderr.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
