@@ -13,7 +13,7 @@ use crate::support::h2raw::{
     SETTINGS, WINDOW_UPDATE, block, frame, headers, request, string,
 };
 use crate::support::pair::sidecar;
-use crate::support::{Ask, Embedded, Pair, SOON, Sidecar, eventually};
+use crate::support::{Embedded, Pair, SOON, Sidecar, eventually};
 
 const MIB: usize = 1024 * 1024;
 
