@@ -36,3 +36,8 @@ docs:
 # licences, bans, sources and advisories of the dependencies (advisories need the network)
 deny:
     cargo deny check
+
+# what 10,000 slow connections do to good clients (builds a release binary)
+bench-crowd *ARGS:
+    cargo build --release
+    benches/crowd/run.py {{ARGS}}

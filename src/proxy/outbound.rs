@@ -146,7 +146,9 @@ impl Outbound {
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
+        headers::count(request.headers(), connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
             Way::Rule(rule) => match &rule.action {
