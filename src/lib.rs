@@ -7,6 +7,7 @@ pub mod published;
 pub mod lifecycle;
 mod clock;
 pub mod fingerprint;
+pub mod proxy_header;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
