@@ -7,6 +7,7 @@ pub mod jwks;
 pub mod metrics;
 mod authorization;
 mod plugin;
+mod proxy_header;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
@@ -19,3 +20,4 @@ pub use metrics::{
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
 pub use plugin::{PluginCounts, PluginDecision};
+pub use proxy_header::ProxyHeader;
