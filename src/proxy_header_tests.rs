@@ -79,7 +79,9 @@ fn lines_that_say_anything_else_are_malformed() {
     ] {
         assert_eq!(parse(text.as_bytes()), Err(Malformed::Line), "{text:?}");
     }
-    for text in ["POST / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n", "PROXY/", "proxy TCP4", "\x16\x03\x01", "GET /", "\r\nGET /"] {
+    for text in
+        ["POST / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n", "PROXY/", "proxy TCP4", "\x16\x03\x01", "GET /", "\r\nGET /"]
+    {
         assert_eq!(parse(text.as_bytes()), Err(Malformed::Absent), "{text:?}");
         assert!(!may_begin(text.as_bytes()), "{text:?}");
     }

@@ -137,6 +137,11 @@ impl Connection {
         Ok(Self { socket: BufReader::new(socket) })
     }
 
+    /// An open one.
+    pub fn from(socket: TcpStream) -> Self {
+        Self { socket: BufReader::new(socket) }
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.get_mut().write_all(bytes)
     }
