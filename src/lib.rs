@@ -42,3 +42,8 @@ mod worker;
 mod admin;
 mod app;
 pub mod cli;
+
+// outside: what must hold of any input
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

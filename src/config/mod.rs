@@ -6,6 +6,8 @@ mod check;
 mod docs;
 mod consumers;
 mod environment;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod gate_keys;
 mod jwt;
