@@ -5,16 +5,11 @@ use std::path::PathBuf;
 use super::problems::Place;
 use super::{Environment, Flags, Loader};
 
-/// It is loaded, or every mistake is one line of plain text at a place that the file has; and both come out the same
-/// each time.
+/// It is loaded, or every mistake is one line of plain text at a place that the file has.
 pub fn text(data: &[u8]) {
-    let load = || Loader::new(Some(PathBuf::from("o.yaml")), Flags::default(), Environment::default()).load_bytes(data);
-    let Err(problems) = load() else {
-        assert!(load().is_ok(), "good once, bad twice");
-        return;
-    };
+    let loader = Loader::new(Some(PathBuf::from("o.yaml")), Flags::default(), Environment::default());
+    let Err(problems) = loader.load_bytes(data) else { return };
     assert!(!problems.is_empty(), "refused without a mistake");
-    assert_eq!(load().err().as_ref(), Some(&problems), "other mistakes the second time");
     let lines = String::from_utf8_lossy(data).split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count();
     for problem in problems.iter() {
         assert!(!problem.key.is_empty() && !problem.what.is_empty() && !problem.mend.is_empty(), "{problem:?}");

@@ -39,14 +39,13 @@ fn exercise(target: &str, function: fn(&[u8])) {
         attempt(function, input, &name.display().to_string());
     }
     attempt(function, b"", "nothing");
-    let (begun, mut chance) = (Instant::now(), Rng::with_seed(SEED));
-    for round in 0..MOST {
-        if begun.elapsed() > SPAN {
-            break;
-        }
+    let (begun, mut chance, mut rounds) = (Instant::now(), Rng::with_seed(SEED), 0);
+    while rounds < MOST && begun.elapsed() < SPAN {
         let input = changed(&corpus, &mut chance);
-        attempt(function, &input, &format!("round {round}"));
+        attempt(function, &input, &format!("round {rounds}"));
+        rounds += 1;
     }
+    println!("{target}: {rounds} rounds");
 }
 
 /// Says which input it was.
