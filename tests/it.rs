@@ -49,6 +49,8 @@ mod kit;
 mod limits;
 #[path = "it/operation.rs"]
 mod operation;
+#[path = "it/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "it/rate_limits.rs"]
 mod rate_limits;
 #[path = "it/registration.rs"]

@@ -185,13 +185,13 @@ const INBOUND: &[Key] = &[
         "trusted_ips",
         Shape::List(Leaf::Network),
         "[]",
-        "Addresses and networks whose X-Forwarded-* headers are believed.",
+        "Addresses and networks whose X-Forwarded-* headers are believed, and PROXY headers with `proxy_protocol`.",
     ),
     Key::new(
         "proxy_protocol",
-        Shape::Leaf(Leaf::OnlyFalse),
+        Shape::Leaf(Leaf::Bool),
         "false",
-        "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
+        "`true`: every connection from `trusted_ips` must begin with a PROXY header (version 1 or 2), before TLS; its address is the client's. Nobody else may send one. See docs/access.md.",
     ),
     HEADER_CASE,
     Key::new(

@@ -8,6 +8,7 @@ pub mod jwks;
 pub mod metrics;
 mod authorization;
 mod plugin;
+mod proxy_header;
 pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
@@ -21,3 +22,4 @@ pub use metrics::{
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
 pub use plugin::{PluginCounts, PluginDecision};
+pub use proxy_header::ProxyHeader;

@@ -144,6 +144,11 @@ impl Connection {
         self.socket.get_ref()
     }
 
+    /// An open one.
+    pub fn from(socket: TcpStream) -> Self {
+        Self { socket: BufReader::new(socket) }
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.get_mut().write_all(bytes)
     }
