@@ -8,6 +8,8 @@ mod consumers;
 mod environment;
 mod gate;
 mod gate_keys;
+mod http_keys;
+mod http_plugins;
 mod jwt;
 mod jwt_keys;
 mod keys;

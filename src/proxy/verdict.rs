@@ -53,6 +53,7 @@ fn body_reason(fate: BodyFate) -> Reason {
     match fate {
         BodyFate::Stalled => Reason::RequestTimeout,
         BodyFate::Broken => Reason::ClientGone,
+        BodyFate::TooLong => Reason::BodyTooLarge,
         // The body was fine as far as it came, yet it was refused as malformed.
         BodyFate::Fine => Reason::BadRequest,
     }

@@ -30,6 +30,8 @@ pub enum BodyFate {
     Stalled,
     /// The caller's connection broke, or what it sent was malformed.
     Broken,
+    /// More came than may.
+    TooLong,
 }
 
 impl BodyWatch {
@@ -46,6 +48,7 @@ impl BodyWatch {
         match self.fate.load(Ordering::Relaxed) {
             STALLED => BodyFate::Stalled,
             BROKEN => BodyFate::Broken,
+            TOO_LONG => BodyFate::TooLong,
             _ => BodyFate::Fine,
         }
     }
@@ -53,6 +56,7 @@ impl BodyWatch {
 
 const STALLED: u8 = 1;
 const BROKEN: u8 = 2;
+const TOO_LONG: u8 = 3;
 
 /// The body of a request to an endpoint.
 pub enum RequestBody {
@@ -72,11 +76,12 @@ pub struct Streaming {
     last: Instant,
 }
 
-/// How long a body may go without a byte.
+/// How long a body may go without a byte, and how many it may have.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     pub before_answer: Duration,
     pub after_answer: Duration,
+    pub most: Option<u64>,
 }
 
 impl RequestBody {
@@ -142,7 +147,14 @@ impl Body for Streaming {
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    let more = data.len() as u64;
+                    let before = this.watch.bytes.fetch_add(more, Ordering::Relaxed);
+                    if let Some(most) = this.limits.most
+                        && before + more > most
+                    {
+                        this.watch.fate.store(TOO_LONG, Ordering::Relaxed);
+                        return Poll::Ready(Some(Err(StalledBody::TooLong(most))));
+                    }
                 }
                 if this.timer.is_some() {
                     this.last = Instant::now();
@@ -199,6 +211,8 @@ pub enum StalledBody {
     Stalled(Duration),
     #[error("the caller's body broke off: {0}")]
     Broken(hyper::Error),
+    #[error("more than {0} bytes came")]
+    TooLong(u64),
     /// Read by a try that was given up.
     #[error("another try reads the body now")]
     Superseded,
