@@ -78,12 +78,7 @@ pub(super) const CORS: &[Key] = &[
         "false",
         "Whether the app answers preflights. Else they are answered 200 here, without any plugin that asks who calls.",
     ),
-    Key::new(
-        "allow_origin_absent",
-        BOOL,
-        "true",
-        "Whether answers to requests without Origin carry the headers, too.",
-    ),
+    Key::new("allow_origin_absent", BOOL, "true", "Whether answers to requests without Origin carry the headers, too."),
 ];
 
 pub(super) const REQUEST_SIZE_LIMITING: &[Key] = &[
@@ -157,7 +152,11 @@ pub(super) const REQUEST_TRANSFORMER: &[Key] = &[
         "replace",
         step!(
             "`name:value` where the header is there; `host` in any case (toward an upstream: with `rewrite_host: false`). Values may hold `$(headers.x)`, `$(headers['x'])`, `$(query_params.x)`: of the request as it came, empty where it has none. Framing and hop-by-hop headers and what tells the app of its caller (X-Forwarded-…, X-Consumer-…) cannot be written.",
-            Key::optional("uri", TEXT, "The path; the query stays. What fills a template is percent-encoded, and `..` refused.")
+            Key::optional(
+                "uri",
+                TEXT,
+                "The path; the query stays. What fills a template is percent-encoded, and `..` refused."
+            )
         ),
         "Third.",
     ),
@@ -178,7 +177,11 @@ macro_rules! answer_step {
 
 pub(super) const RESPONSE_TRANSFORMER: &[Key] = &[
     Key::optional("remove", answer_step!("Names of headers that are taken away."), "First."),
-    Key::optional("rename", answer_step!("`old:new`: the values of `old` take the place of those of `new`."), "Second."),
+    Key::optional(
+        "rename",
+        answer_step!("`old:new`: the values of `old` take the place of those of `new`."),
+        "Second.",
+    ),
     Key::optional("replace", answer_step!("`name:value` where the header is there."), "Third."),
     Key::optional("add", answer_step!("`name:value` where the header is not there."), "Fourth."),
     Key::optional("append", answer_step!("`name:value`, a further value in any case."), "Last."),

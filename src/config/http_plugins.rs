@@ -33,7 +33,9 @@ pub(super) fn bot_detection(config: &Section<'_>) -> Option<bot_detection::Setti
     let of = |key: &str| {
         let texts = config.list(key, expression);
         // Each is good alone.
-        let all = |fault: String| config.mistake(key, Fault::new(format!("as a whole: {fault}"), "write fewer, or shorter ones"));
+        let all = |fault: String| {
+            config.mistake(key, Fault::new(format!("as a whole: {fault}"), "write fewer, or shorter ones"))
+        };
         Expressions::compile(&texts).map_err(all).ok()
     };
     let (allow, deny) = (of("allow"), of("deny"));
@@ -126,9 +128,8 @@ pub(super) fn request_termination(config: &Section<'_>) -> Option<RequestTermina
         None if echo => Says::Echo(message),
         None => Says::Message(message),
     };
-    let trigger = config.take("trigger", |scalar| {
-        Ok(Trigger { header: plugins::header_name(scalar)?, query: values::text(scalar)? })
-    });
+    let trigger = config
+        .take("trigger", |scalar| Ok(Trigger { header: plugins::header_name(scalar)?, query: values::text(scalar)? }));
     Some(RequestTermination { status: status_of(status)?, says, trigger })
 }
 
@@ -188,7 +189,13 @@ type Guard = fn(&HeaderName) -> Option<&'static str>;
 impl<'a> Steps<'a> {
     fn of(config: &Section<'a>) -> Self {
         let of = |name| config.section(name);
-        Self { remove: of("remove"), rename: of("rename"), replace: of("replace"), add: of("add"), append: of("append") }
+        Self {
+            remove: of("remove"),
+            rename: of("rename"),
+            replace: of("replace"),
+            add: of("add"),
+            append: of("append"),
+        }
     }
 
     /// `go` guards what is taken away, `told` what is written.

@@ -2,8 +2,8 @@
 
 use super::gate_keys::{ACL, BASIC_AUTH, KEY_AUTH, RATE_LIMITING};
 use super::http_keys::{
-    BOT_DETECTION, CORRELATION_ID, CORS, IP_RESTRICTION, REQUEST_SIZE_LIMITING, REQUEST_TERMINATION, REQUEST_TRANSFORMER,
-    RESPONSE_TRANSFORMER,
+    BOT_DETECTION, CORRELATION_ID, CORS, IP_RESTRICTION, REQUEST_SIZE_LIMITING, REQUEST_TERMINATION,
+    REQUEST_TRANSFORMER, RESPONSE_TRANSFORMER,
 };
 use super::jwt_keys::JWT;
 use super::shape::{Key, Leaf, Shape};
@@ -100,10 +100,7 @@ pub(super) const PLUGINS: &[(&str, &[Key])] = &[
         "bot-detection",
         plugin!("bot-detection", BOT_DETECTION, "Keeps out programs whose User-Agent says that they are bots."),
     ),
-    (
-        "correlation-id",
-        plugin!("correlation-id", CORRELATION_ID, "Gives an id to each request that has none."),
-    ),
+    ("correlation-id", plugin!("correlation-id", CORRELATION_ID, "Gives an id to each request that has none.")),
     ("cors", plugin!("cors", CORS, "What scripts of other origins may do; browsers heed it.")),
     ("fault", FAULT),
     ("ip-restriction", plugin!("ip-restriction", IP_RESTRICTION, "Which addresses may call. At least one list.")),
@@ -119,7 +116,11 @@ pub(super) const PLUGINS: &[(&str, &[Key])] = &[
     ("rate-limiting", plugin!("rate-limiting", RATE_LIMITING, "So many requests of a caller in a time.")),
     (
         "request-size-limiting",
-        plugin!("request-size-limiting", REQUEST_SIZE_LIMITING, "Request bodies up to a size; else 413 `body_too_large`."),
+        plugin!(
+            "request-size-limiting",
+            REQUEST_SIZE_LIMITING,
+            "Request bodies up to a size; else 413 `body_too_large`."
+        ),
     ),
     (
         "request-termination",

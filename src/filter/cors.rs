@@ -254,7 +254,8 @@ mod tests {
 
     #[test]
     fn origins_are_told_as_kong_tells_them() {
-        let several = &["https://a.example", "http://b.example:80", "null", "https://.*\\.c\\.example", "(x|y)\\.d"][..];
+        let several =
+            &["https://a.example", "http://b.example:80", "null", "https://.*\\.c\\.example", "(x|y)\\.d"][..];
         for (origins, origin, wanted, vary) in [
             (&[][..], Some("https://a.example"), "*", false),
             (&["*"], None, "*", false),

@@ -91,8 +91,9 @@ pub fn may_not_go(name: &HeaderName) -> Option<&'static str> {
 /// Why a transformer may not write a field of requests; `None` where it may. `host` may be replaced, which is not asked here.
 #[must_use]
 pub fn may_not_be_told(name: &HeaderName) -> Option<&'static str> {
-    may_not_go(name)
-        .or_else(|| tells_who(name.as_str()).then_some("is what the app believes of its caller: outrigger alone sets it"))
+    may_not_go(name).or_else(|| {
+        tells_who(name.as_str()).then_some("is what the app believes of its caller: outrigger alone sets it")
+    })
 }
 
 /// Why a transformer may not touch a field of answers, which have no `host`; `None` where it may.
@@ -177,10 +178,8 @@ mod tests {
 
     #[test]
     fn a_caller_cannot_fill_the_new_name_of_who_it_is() {
-        let changes = Changes::<HeaderValue> {
-            rename: renames(&[("x-consumer-username", "x-user")]),
-            ..Changes::default()
-        };
+        let changes =
+            Changes::<HeaderValue> { rename: renames(&[("x-consumer-username", "x-user")]), ..Changes::default() };
         let mut headers = map(&[("x-user", "root")]);
         changes.apply(&mut headers, HeaderValue::clone);
         assert!(headers.is_empty());

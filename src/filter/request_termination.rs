@@ -53,9 +53,7 @@ impl RequestTermination {
                 Some(message) => (json!({ "message": message }).to_string().into(), json()),
                 None => (Bytes::new(), None),
             },
-            Says::Echo(text) => {
-                (json!({ "message": message(text), "request": echo(head) }).to_string().into(), json())
-            }
+            Says::Echo(text) => (json!({ "message": message(text), "request": echo(head) }).to_string().into(), json()),
         };
         let headers = content_type.map(|kind| (header::CONTENT_TYPE, kind)).into_iter().collect();
         Answer { status: *status, grpc: None, headers, body, detail: "terminated" }
@@ -142,7 +140,10 @@ mod tests {
         let told: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(told["message"], "hi");
         let request = &told["request"];
-        assert_eq!((&request["method"], &request["path"], &request["query"]), (&"POST".into(), &"/a".into(), &"b=1".into()));
+        assert_eq!(
+            (&request["method"], &request["path"], &request["query"]),
+            (&"POST".into(), &"/a".into(), &"b=1".into())
+        );
         assert_eq!((&request["host"], &request["headers"]["x"]), (&"users".into(), &json!(["1", "2"])));
         assert_eq!(request["headers"]["cookie"], "REDACTED");
     }

@@ -117,8 +117,9 @@ impl Value {
     fn make(&self, source: &Source<'_>) -> HeaderValue {
         match self {
             Self::Fixed(value) => value.clone(),
-            Self::Made(template) => HeaderValue::from_bytes(&template.render(source))
-                .unwrap_or(HeaderValue::from_static("")),
+            Self::Made(template) => {
+                HeaderValue::from_bytes(&template.render(source)).unwrap_or(HeaderValue::from_static(""))
+            }
         }
     }
 }
