@@ -18,6 +18,7 @@ pub struct Builder {
     config: Value,
     environment: Vec<(String, String)>,
     command: Vec<String>,
+    program: PathBuf,
     folder: TempDir,
 }
 
@@ -25,6 +26,7 @@ pub struct Sidecar {
     pub process: Process,
     name: String,
     config: Value,
+    program: PathBuf,
     ready: Value,
     folder: TempDir,
 }
@@ -41,7 +43,8 @@ impl Sidecar {
             "telemetry": { "access_log": { "path": folder.path().join("access.log"), "format": "json" } },
             "shutdown": { "grace": "10s" },
         });
-        Builder { name: service.to_owned(), config, environment: Vec::new(), command: Vec::new(), folder }
+        let (environment, command, program) = (Vec::new(), Vec::new(), env!("CARGO_BIN_EXE_outrigger").into());
+        Builder { name: service.to_owned(), config, environment, command, program, folder }
     }
 
     pub fn id(&self) -> &str {
@@ -172,10 +175,11 @@ impl Sidecar {
     /// Starts again with the same config and folder, as a supervisor would.
     #[track_caller]
     pub fn restart(self) -> Self {
-        let Self { process, name, config, folder, .. } = self;
+        let Self { process, name, config, program, folder, .. } = self;
         drop(process);
         let _ = std::fs::remove_file(folder.path().join("ready.json"));
-        let mut again = Builder { name, config, environment: Vec::new(), command: Vec::new(), folder }.start_unready();
+        let (environment, command) = (Vec::new(), Vec::new());
+        let mut again = Builder { name, config, environment, command, program, folder }.start_unready();
         again.wait_ready();
         again
     }
@@ -237,6 +241,16 @@ impl Builder {
         self
     }
 
+    /// Another program than the product's own binary.
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Starts it and waits until it is ready.
     #[track_caller]
     pub fn start(self) -> Sidecar {
@@ -246,10 +260,10 @@ impl Builder {
     }
 
     pub fn start_unready(self) -> Sidecar {
-        let Self { name, config, environment, command, folder } = self;
+        let Self { name, config, environment, command, program, folder } = self;
         // JSON is YAML.
         std::fs::write(folder.path().join("outrigger.yaml"), config.to_string()).unwrap();
-        let mut run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let mut run = Command::new(&program);
         run.args(["run", "-c"]).arg(folder.path().join("outrigger.yaml"));
         run.arg("--ready-file").arg(folder.path().join("ready.json")).current_dir(folder.path());
         run.envs(environment);
@@ -257,7 +271,7 @@ impl Builder {
             run.arg("--").args(command);
         }
         let process = Process::start(&format!("sidecar of {name}"), run);
-        Sidecar { process, name, config, ready: Value::Null, folder }
+        Sidecar { process, name, config, program, ready: Value::Null, folder }
     }
 }
 
