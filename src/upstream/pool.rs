@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
-use super::switch::{PeerSettings, drive};
+use super::switch::{PeerSettings, bad, drive};
 use super::tethered::{Home, Tethered};
 use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
@@ -318,7 +318,7 @@ impl Pool {
                         Err(Failed { error, request: None, reused: false })
                     }
                     Ok(mut response) => {
-                        framing::settle(&mut response)?;
+                        framing::settle(&mut response).map_err(bad)?;
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
                     }

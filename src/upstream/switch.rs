@@ -146,7 +146,7 @@ impl Pool {
             Err(mut error) => return Err(failed(error.take_message(), error.error())),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            framing::settle(&mut response)?;
+            framing::settle(&mut response).map_err(bad)?;
             // The connection ends with the answer's body.
             return Ok(Turned::Answered(Sent { response: response.map(Tethered::alone), at }));
         }
@@ -255,7 +255,8 @@ fn check_switch<B>(response: &Response<B>, switch: &Switch, key: Option<&HeaderV
     }
 }
 
-fn bad(cause: String) -> Failed {
+/// An answer that is none.
+pub(super) fn bad(cause: String) -> Failed {
     Failed { error: AttemptError::BadResponse(cause), request: None, reused: false }
 }
 
