@@ -9,6 +9,8 @@ mod support;
 
 #[path = "it/contract.rs"]
 mod contract;
+#[path = "it/crowds.rs"]
+mod crowds;
 #[path = "it/datapath.rs"]
 mod datapath;
 #[path = "it/demo.rs"]
@@ -23,6 +25,16 @@ mod gate_keys;
 mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
+#[path = "it/hostile_answers.rs"]
+mod hostile_answers;
+#[path = "it/hostile_headers.rs"]
+mod hostile_headers;
+#[path = "it/hostile_http1.rs"]
+mod hostile_http1;
+#[path = "it/hostile_http2.rs"]
+mod hostile_http2;
+#[path = "it/hostile_tls.rs"]
+mod hostile_tls;
 #[path = "it/identity.rs"]
 mod identity;
 #[path = "it/intentions.rs"]

@@ -245,13 +245,28 @@ const HEADER_CASE: Key = Key::new(
 
 const TIMEOUTS: &[Key] = &[
     Key::new("handshake", TIME, "10s", "Until a TLS handshake is done."),
-    Key::new("head", TIME, "10s", "From a request's first byte to the end of its head."),
+    Key::new(
+        "head",
+        TIME,
+        "10s",
+        "From a request's first byte to the end of its head, and for the first byte of a connection.",
+    ),
     Key::new("body_idle", TIME, "30s", "Without a byte of the body."),
-    Key::new("idle", TIME, "5m", "A keep-alive connection between requests."),
+    Key::new(
+        "idle",
+        TIME,
+        "5m",
+        "A keep-alive connection between requests, and a client that takes nothing of its answers.",
+    ),
 ];
 
 const LIMITS: &[Key] = &[
-    Key::new("connections", Shape::Leaf(COUNT), "10000", "Connections at once."),
+    Key::new(
+        "connections",
+        Shape::Leaf(COUNT),
+        "10000",
+        "Connections at once; at `inbound` one address never gets the last quarter. See docs/limits.md.",
+    ),
     Key::new(
         "head",
         Shape::Leaf(Leaf::Size { min: 8192, max: 1 << 20 }),

@@ -1,6 +1,7 @@
 //! What happened, told once: metrics, and one access record per exchange. Knows nothing of routing.
 
 pub mod access_log;
+mod cuts;
 mod flow;
 mod limiter;
 pub mod jwks;
@@ -12,6 +13,7 @@ pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
 pub use authorization::{Authorization, AuthorizationCounts};
+pub use cuts::CutCause;
 pub use flow::Flow;
 pub use jwks::{JwksCounts, JwksOutcome};
 pub use limiter::{LimiterCounts, LimiterEvent};
