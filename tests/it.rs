@@ -29,6 +29,12 @@ mod headers;
 mod hostile_http2;
 #[path = "it/hostile_tls.rs"]
 mod hostile_tls;
+#[path = "it/hostile_answers.rs"]
+mod hostile_answers;
+#[path = "it/hostile_headers.rs"]
+mod hostile_headers;
+#[path = "it/hostile_http1.rs"]
+mod hostile_http1;
 #[path = "it/identity.rs"]
 mod identity;
 #[path = "it/intentions.rs"]

@@ -182,7 +182,7 @@ fn an_app_that_does_not_read_stops_the_client() {
         // What the kernel's buffers of three sockets hold.
         assert!(sent < 64 * MIB, "{sent} bytes were taken for an app that reads none");
     }
-    let grown = users.process.memory().saturating_sub(before) / 1024;
+    let grown = users.process.memory().saturating_sub(before) / MIB as u64;
     assert!(grown < 32, "{grown} MiB");
 }
 

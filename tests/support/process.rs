@@ -47,11 +47,12 @@ impl Process {
         self.child.id()
     }
 
-    /// Resident memory, in KiB.
+    /// Resident bytes now.
     pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells VmRSS");
-        line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.expect("a living process has resident memory") * 1024
     }
 
     /// All output so far, stdout and stderr.
