@@ -25,6 +25,8 @@ mod gate_keys;
 mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
+#[path = "it/hostile_downgrade.rs"]
+mod hostile_downgrade;
 #[path = "it/hostile_http2.rs"]
 mod hostile_http2;
 #[path = "it/hostile_tls.rs"]
