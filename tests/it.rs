@@ -27,16 +27,18 @@ mod gate_plugins;
 mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
+#[path = "it/hostile_downgrade.rs"]
+mod hostile_downgrade;
+#[path = "it/hostile_http2.rs"]
+mod hostile_http2;
+#[path = "it/hostile_tls.rs"]
+mod hostile_tls;
 #[path = "it/hostile_answers.rs"]
 mod hostile_answers;
 #[path = "it/hostile_headers.rs"]
 mod hostile_headers;
 #[path = "it/hostile_http1.rs"]
 mod hostile_http1;
-#[path = "it/hostile_http2.rs"]
-mod hostile_http2;
-#[path = "it/hostile_tls.rs"]
-mod hostile_tls;
 #[path = "it/identity.rs"]
 mod identity;
 #[path = "it/intentions.rs"]
