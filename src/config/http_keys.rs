@@ -146,8 +146,8 @@ pub(super) const REQUEST_TRANSFORMER: &[Key] = &[
         Shape::Leaf(Leaf::Method),
         "The method toward the app. Not HEAD or CONNECT: the answer would have another length than the client reads.",
     ),
-    Key::optional("remove", step!("Names of headers that are taken away."), "First."),
-    Key::optional("rename", step!("`old:new`: the values of `old` take the place of those of `new`."), "Second."),
+    Key::optional("remove", step!("Names of headers that are taken away."), "The first step."),
+    Key::optional("rename", step!("`old:new`: the values of `old` take the place of those of `new`."), "The second."),
     Key::optional(
         "replace",
         step!(
@@ -158,10 +158,10 @@ pub(super) const REQUEST_TRANSFORMER: &[Key] = &[
                 "The path; the query stays. What fills a template is percent-encoded, and `..` refused."
             )
         ),
-        "Third.",
+        "The third.",
     ),
-    Key::optional("add", step!("`name:value` where the header is not there."), "Fourth."),
-    Key::optional("append", step!("`name:value`, a further value in any case."), "Last."),
+    Key::optional("add", step!("`name:value` where the header is not there."), "The fourth."),
+    Key::optional("append", step!("`name:value`, a further value in any case."), "The last."),
 ];
 
 /// A step of `response-transformer`.
@@ -176,13 +176,13 @@ macro_rules! answer_step {
 }
 
 pub(super) const RESPONSE_TRANSFORMER: &[Key] = &[
-    Key::optional("remove", answer_step!("Names of headers that are taken away."), "First."),
+    Key::optional("remove", answer_step!("Names of headers that are taken away."), "The first step."),
     Key::optional(
         "rename",
         answer_step!("`old:new`: the values of `old` take the place of those of `new`."),
-        "Second.",
+        "The second.",
     ),
-    Key::optional("replace", answer_step!("`name:value` where the header is there."), "Third."),
-    Key::optional("add", answer_step!("`name:value` where the header is not there."), "Fourth."),
-    Key::optional("append", answer_step!("`name:value`, a further value in any case."), "Last."),
+    Key::optional("replace", answer_step!("`name:value` where the header is there."), "The third."),
+    Key::optional("add", answer_step!("`name:value` where the header is not there."), "The fourth."),
+    Key::optional("append", answer_step!("`name:value`, a further value in any case."), "The last."),
 ];

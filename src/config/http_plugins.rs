@@ -34,7 +34,7 @@ pub(super) fn bot_detection(config: &Section<'_>) -> Option<bot_detection::Setti
         let texts = config.list(key, expression);
         // Each is good alone.
         let all = |fault: String| {
-            config.mistake(key, Fault::new(format!("as a whole: {fault}"), "write fewer, or shorter ones"))
+            config.mistake(key, Fault::new(format!("as a whole: {fault}"), "write fewer, or shorter ones"));
         };
         Expressions::compile(&texts).map_err(all).ok()
     };

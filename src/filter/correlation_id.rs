@@ -64,13 +64,12 @@ impl CorrelationId {
 impl Filter for CorrelationId {
     fn request(&self, call: &mut Call<'_>) -> Decision {
         let name = &self.settings.header_name;
-        let id = match call.head.headers.get(name).filter(|id| !id.is_empty()) {
-            Some(id) => id.clone(),
-            None => {
-                let Ok(id) = HeaderValue::try_from(self.make(call)) else { return Decision::PASS };
-                call.head.headers.insert(name, id.clone());
-                id
-            }
+        let id = if let Some(id) = call.head.headers.get(name).filter(|id| !id.is_empty()) {
+            id.clone()
+        } else {
+            let Ok(id) = HeaderValue::try_from(self.make(call)) else { return Decision::PASS };
+            call.head.headers.insert(name, id.clone());
+            id
         };
         if self.settings.echo_downstream {
             call.stash.insert(Correlation(id));

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, header, request};
 
 use super::fields::Changes;
 use super::query;
@@ -40,6 +40,10 @@ pub struct Parameters {
     pub append: Vec<(String, Template)>,
 }
 
+/// The host as the client wrote it, in the stash once another took its place: X-Forwarded-Host is about the client's.
+#[derive(Clone)]
+pub struct ReplacedHost(pub HeaderValue);
+
 pub(super) struct RequestTransformer {
     settings: Settings,
     /// Whether anything is made of a header, so that the headers have to be kept as they came.
@@ -59,7 +63,7 @@ impl RequestTransformer {
         Self { settings, makes }
     }
 
-    fn change(&self, head: &mut request::Parts) -> Result<(), &'static str> {
+    fn change(&self, head: &mut request::Parts, stash: &mut Extensions) -> Result<(), &'static str> {
         let Settings { http_method, uri, host, headers, query } = &self.settings;
         let source = Source {
             headers: Cow::Owned(if self.makes { head.headers.clone() } else { HeaderMap::new() }),
@@ -82,6 +86,10 @@ impl RequestTransformer {
         }
         headers.apply(&mut head.headers, |value| value.make(&source));
         if let Some(host) = host {
+            let before = head.uri.authority().map(host_value).or_else(|| head.headers.get(header::HOST).cloned());
+            if let Some(before) = before {
+                stash.insert(ReplacedHost(before));
+            }
             head.headers.insert(header::HOST, host_value(host));
             if head.uri.authority().is_some() {
                 change_uri(&mut head.uri, |parts| parts.authority = Some(host.clone()))?;
@@ -93,7 +101,7 @@ impl RequestTransformer {
 
 impl Filter for RequestTransformer {
     fn request(&self, call: &mut Call<'_>) -> Decision {
-        match self.change(call.head) {
+        match self.change(call.head, call.stash) {
             Ok(()) => Decision::PASS,
             Err(detail) => Decision::refuse(Reason::BadRequest, detail),
         }

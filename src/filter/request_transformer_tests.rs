@@ -15,7 +15,7 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, Template)> {
 
 fn change(settings: Settings, request: Builder) -> Result<request::Parts, &'static str> {
     let (mut head, ()) = request.body(()).unwrap().into_parts();
-    RequestTransformer::new(settings).change(&mut head).map(|()| head)
+    RequestTransformer::new(settings).change(&mut head, &mut Extensions::new()).map(|()| head)
 }
 
 fn target(settings: Settings, request: Builder) -> Result<String, &'static str> {

@@ -17,6 +17,7 @@ use super::exchange::Exchange;
 use super::outbound::refuse;
 use super::{Refusal, headers};
 use crate::filter::request_size_limiting::BodyCap;
+use crate::filter::request_transformer::ReplacedHost;
 use crate::filter::{self, Call, Caller, Chain, End, Wording};
 use crate::listen::Connection;
 use crate::reason::Reason;
@@ -118,6 +119,11 @@ impl Passage {
             ran = filters.told(asked, verdict, ran, self.call(head, from, entropy));
         }
         ran
+    }
+
+    /// The client's host, where a plugin put another in its place.
+    pub(super) fn replaced_host(&self) -> Option<&HeaderValue> {
+        self.stash.get::<ReplacedHost>().map(|host| &host.0)
     }
 
     /// Shows the answer's head to the plugins that saw the request.

@@ -159,6 +159,7 @@ fn requests_are_transformed_before_the_app_sees_them() {
         ("x-old", &["again"]),
         ("user-agent", &["mesh"]),
         ("host", &["inner.example"]),
+        ("x-forwarded-host", &["users"]),
         ("x-tenant", &["ac me"]),
         ("x-via", &["client", "edge"]),
         ("content-length", &["4"]),
