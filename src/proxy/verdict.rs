@@ -54,8 +54,8 @@ fn body_reason(fate: BodyFate) -> Reason {
         BodyFate::Stalled => Reason::RequestTimeout,
         BodyFate::Broken => Reason::ClientGone,
         BodyFate::TooLong => Reason::BodyTooLarge,
-        // The body was fine as far as it came, yet it was refused as malformed.
-        BodyFate::Fine => Reason::BadRequest,
+        // Fine as far as it came, yet refused by HTTP/2's own rules.
+        BodyFate::Malformed | BodyFate::Fine => Reason::BadRequest,
     }
 }
 

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
-use super::switch::{PeerSettings, drive};
+use super::switch::{PeerSettings, bad, drive};
 use super::tethered::{Home, Tethered};
-use super::{AttemptError, Failed, RequestBody};
+use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
+use crate::late::{Driver, Late};
 use crate::lifecycle::Lifecycle;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 
@@ -235,8 +236,8 @@ impl Pool {
 
     async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
         match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
-            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
-            Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            Dialed::Plain(stream, own) if want.http2 => self.open_http2(to, stream, (slot, own)).await.map(Way::Http2),
+            Dialed::Plain(stream, own) => self.open_http1(to, stream, (slot, own)).await.map(Way::Http1),
             #[cfg(test)]
             Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream, slot).await.map(Way::Http2),
@@ -248,7 +249,7 @@ impl Pool {
         &self,
         to: &Connections,
         stream: S,
-        slot: ConnectionSlot,
+        held: impl Send + 'static,
     ) -> Result<http1::SendRequest<RequestBody>, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -259,16 +260,22 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
             let _ = connection.await;
-            drop(slot);
+            drop(held);
         });
         Ok(sender)
     }
 
-    async fn open_http2<S>(&self, to: &Connections, stream: S, slot: ConnectionSlot) -> Result<Shared, AttemptError>
+    async fn open_http2<S>(
+        &self,
+        to: &Connections,
+        stream: S,
+        held: impl Send + 'static,
+    ) -> Result<Shared, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (stream, flush) = Late::new(stream);
+        let (sender, connection) = http2::Builder::new(Driver::new(flush))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -282,7 +289,7 @@ impl Pool {
         let driven = drive(connection, settings.clone());
         self.inner.lifecycle.spawn("upstream-connection", async move {
             driven.await;
-            drop(slot);
+            drop(held);
         });
         let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
         let shared = Shared { sender, streams, since, settings };
@@ -310,7 +317,8 @@ impl Pool {
                         let error = AttemptError::BadResponse("it switched protocols unasked".into());
                         Err(Failed { error, request: None, reused: false })
                     }
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        framing::settle(&mut response).map_err(bad)?;
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
                     }
