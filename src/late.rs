@@ -85,7 +85,9 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
                 if self.held.capacity() == 0 {
                     self.held = SPARE.take();
                 }
-                slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+                for slice in slices {
+                    self.held.extend_from_slice(slice);
+                }
                 self.dirty = true;
                 return Poll::Ready(Ok(length));
             }

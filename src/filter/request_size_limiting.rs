@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::{StatusCode, header};
+use http::{Method, StatusCode, Version, header, request};
 
 use super::{Call, Decision, Filter, Wording};
 use crate::reason::Reason;
@@ -14,7 +14,7 @@ use crate::telemetry::{Metrics, PluginCounts, PluginDecision};
 pub struct Settings {
     /// Bytes of a request's body.
     pub most: u64,
-    /// Whether a request without a length is refused, one without a body too.
+    /// Whether a request whose method has content must announce its length, or be chunked.
     pub require_content_length: bool,
 }
 
@@ -61,10 +61,17 @@ impl Filter for RequestSizeLimiting {
                 let length = length.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
                 if length.is_none_or(|length| length > self.cap.most) {
                     let detail = format!("{} of {} bytes announced", length.unwrap_or(u64::MAX), self.cap.most);
-                    return Decision::refuse_with(Reason::BodyTooLarge, detail, self.cap.wording());
+                    // The client asked first: RFC 9110 §10.1.1 has a status for that.
+                    let asked = call.head.headers.contains_key(header::EXPECT);
+                    let status = asked.then_some(StatusCode::EXPECTATION_FAILED);
+                    return Decision::refuse_with(
+                        Reason::BodyTooLarge,
+                        detail,
+                        Wording { status, ..self.cap.wording() },
+                    );
                 }
             }
-            None if self.require_content_length => {
+            None if self.require_content_length && needs_length(call.head) => {
                 let message = Some("A valid Content-Length header is required; send the body's length.".into());
                 let wording = Wording { status: Some(StatusCode::LENGTH_REQUIRED), message };
                 return Decision::refuse_with(Reason::BadRequest, "no length announced", wording);
@@ -75,6 +82,14 @@ impl Filter for RequestSizeLimiting {
         }
         Decision::PASS
     }
+}
+
+/// Chunks and frames of HTTP/2 are counted as they come; of the other methods content has no meaning (RFC 9110 §9.3).
+fn needs_length(head: &request::Parts) -> bool {
+    let without = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::CONNECT];
+    head.version < Version::HTTP_2
+        && !head.headers.contains_key(header::TRANSFER_ENCODING)
+        && !without.contains(&head.method)
 }
 
 pub(super) const NAME: &str = "request-size-limiting";

@@ -100,10 +100,14 @@ fn long_bodies_are_refused_by_their_announcement_or_cut_on_their_way() {
     gate.reload(|config| {
         config["inbound"]["plugins"][0]["config"]["require_content_length"] = json!(true);
     });
-    let (unannounced, line) = logged(&gate, echo());
+    let (unannounced, line) = logged(&gate, Ask::new("POST", "/echo").host("users"));
     assert_eq!((unannounced.status, unannounced.reason()), (411, "bad_request"));
     assert_eq!(line["status"], 411);
-    assert_eq!(gate.send(&post("")).status, 200);
+    for good in [post(""), post("a").chunked(), echo()] {
+        assert_eq!(gate.send(&good).status, 200);
+    }
+    let asked = post("0123456789a").header("expect", "100-continue");
+    gate.send(&asked).assert_reason(417, "body_too_large");
 }
 
 #[test]
