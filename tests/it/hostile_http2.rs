@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::front::Front;
 use crate::support::h2raw::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, Fate, GOAWAY, HEADERS, PADDED, PING, PRIORITY, RST_STREAM, Raw,
-    SETTINGS, WINDOW_UPDATE, block, frame, headers, request, string,
+    CONTINUATION, DATA, END_HEADERS, Fate, GOAWAY, HEADERS, PADDED, PING, PRIORITY, RST_STREAM, Raw, SETTINGS,
+    WINDOW_UPDATE, block, frame, headers, request, string,
 };
 use crate::support::{SOON, eventually};
 
