@@ -293,7 +293,7 @@ impl Accept for Inbound {
     + Clone
     + Send
     + 'static {
-        let is_us = self.pool.made(connection.peer.address);
+        let is_us = self.pool.made(connection.peer.address, connection.local.port());
         let (inbound, caller) = (self, Arc::new(Caller::new(connection, is_us)));
         tower::service_fn(move |request| {
             let (inbound, caller) = (inbound.clone(), caller.clone());

@@ -369,7 +369,7 @@ impl Accept for Outbound {
     + 'static {
         let outbound = self;
         // Its first bytes are here: by now a connection that we made is listed.
-        let is_us = outbound.pool.made(connection.peer.address);
+        let is_us = outbound.pool.made(connection.peer.address, connection.local.port());
         tower::service_fn(move |request| {
             let (outbound, connection) = (outbound.clone(), connection.clone());
             async move { Ok(outbound.handle(&connection, is_us, request).await) }

@@ -34,7 +34,11 @@ pub(super) async fn carry<S: Stream>(
             let key = key_of(&route, connection);
             let opened = open(pool, &route, key, &mut exchange).await;
             // Only now: the dialer of a connection that is ours is surely done with it.
-            let opened = if pool.made(connection.peer.address) { Err(Refusal::circle()) } else { opened };
+            let opened = if pool.made(connection.peer.address, connection.local.port()) {
+                Err(Refusal::circle())
+            } else {
+                opened
+            };
             opened.map(|opened| (opened, route))
         }
         Err(refusal) => Err(refusal),

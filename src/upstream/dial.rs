@@ -62,8 +62,8 @@ impl Dialer {
     }
 
     /// Whether a connection from that address was made by this dialer or a clone of it, in plain text.
-    pub(super) fn made(&self, address: std::net::SocketAddr) -> bool {
-        self.own.has(address)
+    pub(super) fn made(&self, address: std::net::SocketAddr, port: u16) -> bool {
+        self.own.has(address, port)
     }
 
     /// Connects within `limit`, handshake included.

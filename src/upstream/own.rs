@@ -9,20 +9,21 @@ use tokio::net::TcpStream;
 
 use super::Pool;
 
-/// Our ends of them, by address.
+/// Our ends of them, with the port that each leads to: the kernel gives one port to connections to several places, so that a
+/// stranger may come from the address of our connection to elsewhere.
 #[derive(Clone, Default)]
-pub struct OwnEnds(Arc<Mutex<HashSet<SocketAddr>>>);
+pub struct OwnEnds(Arc<Mutex<HashSet<(SocketAddr, u16)>>>);
 
 /// One end, listed as long as it lives.
 pub struct OwnEnd {
     ends: OwnEnds,
-    address: SocketAddr,
+    at: (SocketAddr, u16),
 }
 
 impl Pool {
-    /// Whether a connection from that address is one of ours, of any worker in this direction, come back.
-    pub fn made(&self, address: SocketAddr) -> bool {
-        self.dialer().made(address)
+    /// Whether a connection from that address to that port is one of ours, of any worker in this direction, come back.
+    pub fn made(&self, address: SocketAddr, port: u16) -> bool {
+        self.dialer().made(address, port)
     }
 }
 
@@ -33,20 +34,20 @@ impl OwnEnds {
         if local.ip() != peer.ip() && !(local.ip().is_loopback() && peer.ip().is_loopback()) {
             return None;
         }
-        let address = canonical(local);
-        self.0.lock().insert(address);
-        Some(OwnEnd { ends: self.clone(), address })
+        let at = (canonical(local), peer.port());
+        self.0.lock().insert(at);
+        Some(OwnEnd { ends: self.clone(), at })
     }
 
-    /// Whether a connection from that address is one of ours.
-    pub(super) fn has(&self, address: SocketAddr) -> bool {
-        self.0.lock().contains(&canonical(address))
+    /// Whether a connection from that address to that port is one of ours.
+    pub(super) fn has(&self, address: SocketAddr, port: u16) -> bool {
+        self.0.lock().contains(&(canonical(address), port))
     }
 }
 
 impl Drop for OwnEnd {
     fn drop(&mut self) {
-        self.ends.0.lock().remove(&self.address);
+        self.ends.0.lock().remove(&self.at);
     }
 }
 
@@ -65,12 +66,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_, from) = listener.accept().await.unwrap();
+        let port = listener.local_addr().unwrap().port();
         let ends = OwnEnds::default();
-        assert!(!ends.has(from));
+        assert!(!ends.has(from, port));
         let end = ends.list(&socket).unwrap();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), from.port());
-        assert!(ends.has(from) && ends.has(mapped));
+        assert!(ends.has(from, port) && ends.has(mapped, port));
+        assert!(!ends.has(from, port ^ 1), "another connection from the same port of ours");
         drop(end);
-        assert!(!ends.has(from));
+        assert!(!ends.has(from, port));
     }
 }

@@ -126,7 +126,8 @@ fn a_name_that_is_nearly_right_is_no_identity() {
     }
     let id = front.authority.id("web");
     let id = id.as_bytes();
-    let others: [(&str, &[(u8, &[u8])]); 5] = [
+    type Names<'a> = &'a [(u8, &'a [u8])];
+    let others: [(&str, Names); 5] = [
         ("the same URI twice", &[(URI, id), (URI, id)]),
         ("two URIs", &[(URI, id), (URI, b"spiffe://mesh.test/ns/default/dc/dc1/svc/admin")]),
         ("an URI of another kind beside it", &[(URI, id), (URI, b"https://web.mesh.test/")]),

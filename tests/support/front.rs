@@ -71,10 +71,13 @@ impl Front {
     /// Begins to ask, one request after the other, each on a connection of its own.
     pub fn good_client(&self) -> GoodClient {
         let (to, stop) = (self.address(), Arc::new(AtomicBool::new(false)));
+        let start = Instant::now();
+        assert_eq!(Ask::get("/").host("users").send(to).status, 200);
+        let alone = start.elapsed();
         let told = stop.clone();
         let asking = std::thread::spawn(move || {
             let mut times = Vec::new();
-            while times.is_empty() || !told.load(Ordering::Relaxed) {
+            while times.len() < 5 || !told.load(Ordering::Relaxed) {
                 let start = Instant::now();
                 let answer = Ask::get("/").host("users").try_send(to);
                 let took = start.elapsed();
@@ -86,7 +89,7 @@ impl Front {
             }
             Ok(times)
         });
-        GoodClient { stop, asking }
+        GoodClient { stop, alone, asking }
     }
 }
 
@@ -95,18 +98,21 @@ const MIB: u64 = 1024 * 1024;
 /// Someone who does nothing wrong.
 pub struct GoodClient {
     stop: Arc<AtomicBool>,
+    /// What a request took before.
+    alone: Duration,
     asking: JoinHandle<Result<Vec<Duration>, String>>,
 }
 
 impl GoodClient {
-    /// Ends it, and asserts that it was served all the time: the median, since a loaded machine has its moments.
+    /// Ends it, and asserts that it was served all the time, within a second, and what the machine itself needs: the median,
+    /// since a loaded machine has its moments.
     #[track_caller]
     pub fn assert_served(self) {
         self.stop.store(true, Ordering::Relaxed);
         let mut times = self.asking.join().unwrap().expect("a good client is served");
         times.sort_unstable();
         let median = times[times.len() / 2];
-        assert!(median < Duration::from_secs(1), "median {median:?} of {}", times.len());
+        assert!(median < Duration::from_secs(1) + 20 * self.alone, "median {median:?} of {}", times.len());
     }
 }
 

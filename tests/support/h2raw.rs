@@ -139,10 +139,10 @@ impl Raw {
     pub fn read(&mut self) -> io::Result<Frame> {
         let mut head = [0; 9];
         self.socket.read_exact(&mut head)?;
-        let [a, b, c, kind, flags, w, x, y, z] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        let [_, _, _, kind, flags, ref stream @ ..] = head;
+        let mut payload = vec![0; head[..3].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))];
         self.socket.read_exact(&mut payload)?;
-        Ok(Frame { kind, flags, stream: u32::from_be_bytes([w, x, y, z]), payload })
+        Ok(Frame { kind, flags, stream: u32::from_be_bytes(*stream), payload })
     }
 
     /// Reads, acknowledging SETTINGS and answering PING, until that stream is answered, reset, or the connection ends.
