@@ -130,7 +130,7 @@ def wait_for(path):
         if path.exists():
             return json.loads(path.read_text())
         time.sleep(0.1)
-    sys.exit(f"no {path}")
+    sys.exit(f"no {path}:\n" + (path.parent / "log").read_text())
 
 
 def main():
@@ -149,11 +149,12 @@ def main():
         listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         app = multiprocessing.Process(target=serve_app, args=(listener,), daemon=True)
         app.start()
-        registry = subprocess.Popen([binary, "registry", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        registry = subprocess.Popen(
+            [binary, "registry", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         started.append(registry)
         try:
-            consul = next(word for word in registry.stdout.readline().split() if ":" in word)
-            consul = consul if consul.startswith("http") else f"http://{consul}"
+            consul = "http://" + json.loads(registry.stdout.readline())["listen"]
             subprocess.run([binary, "ca", "init", folder / "ca"], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             config = {
                 "service": {"name": "users", "port": listener.getsockname()[1]},

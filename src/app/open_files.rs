@@ -28,7 +28,7 @@ impl OpenFiles {
     /// Runs `start` under the limit as it was: a child inherits what holds at its start.
     pub(super) fn as_before<T>(&self, start: impl FnOnce() -> T) -> T {
         let ours = getrlimit(Resource::Nofile);
-        set(self.0.clone());
+        set(self.0);
         let started = start();
         set(ours);
         started

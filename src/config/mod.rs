@@ -10,6 +10,8 @@ mod environment;
 pub mod fuzzing;
 mod gate;
 mod gate_keys;
+mod http_keys;
+mod http_plugins;
 mod jwt;
 mod jwt_keys;
 mod keys;

@@ -17,7 +17,7 @@ pub(super) struct Frames {
     /// The first frame, which must be SETTINGS (RFC 9113 §3.4), is here whole.
     greeted: bool,
     newest_stream: u32,
-    idle_frames: Ledger,
+    idle: Ledger,
     resets: Ledger,
 }
 
@@ -53,7 +53,7 @@ impl Frames {
             in_block: false,
             greeted: false,
             newest_stream: 0,
-            idle_frames: Ledger::new(frames),
+            idle: Ledger::new(frames),
             resets: Ledger::new(resets),
         }
     }
@@ -95,7 +95,7 @@ impl Frames {
 
     /// What we sent may be acknowledged by frames that bring nothing.
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.idle_frames.earn(i64::try_from(bytes / BYTES_A_FRAME).unwrap_or(i64::MAX));
+        self.idle.earn(i64::try_from(bytes / BYTES_A_FRAME).unwrap_or(i64::MAX));
     }
 
     fn is_whole(&self) -> bool {
@@ -103,32 +103,32 @@ impl Frames {
     }
 
     fn begin_frame(&mut self) -> Result<(), Excess> {
-        let [a, b, c, kind, flags, w, x, y, z] = self.head;
-        self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+        let [_, _, _, kind, flags, ref stream @ ..] = self.head;
+        self.left = self.head[..3].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         self.kind = kind;
-        let stream = u32::from_be_bytes([w & 0x7f, x, y, z]);
+        let stream = u32::from_be_bytes(*stream) & 0x7fff_ffff;
         match kind {
             HEADERS => {
                 self.in_block = flags & END_HEADERS == 0;
                 if stream > self.newest_stream {
                     self.newest_stream = stream;
-                    self.idle_frames.earn(1);
+                    self.idle.earn(1);
                     self.resets.earn(1);
                 }
             }
-            DATA if self.left > 0 => self.idle_frames.earn(1),
+            DATA if self.left > 0 => self.idle.earn(1),
             DATA if flags & END_STREAM != 0 => {}
             RST_STREAM => {
                 self.resets.spend(2).map_err(|()| Excess::Resets)?;
-                self.idle_frames.spend(1).map_err(|()| Excess::Frames)?;
+                self.idle.spend(1).map_err(|()| Excess::Frames)?;
             }
             // Each of these makes us answer.
-            PING | SETTINGS => self.idle_frames.spend(2).map_err(|()| Excess::Frames)?,
+            PING | SETTINGS => self.idle.spend(2).map_err(|()| Excess::Frames)?,
             kind => {
                 if kind == CONTINUATION && flags & END_HEADERS != 0 {
                     self.in_block = false;
                 }
-                self.idle_frames.spend(1).map_err(|()| Excess::Frames)?;
+                self.idle.spend(1).map_err(|()| Excess::Frames)?;
             }
         }
         Ok(())

@@ -1,3 +1,5 @@
+//! What `Frames` lets pass, and what it does not.
+
 use super::*;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

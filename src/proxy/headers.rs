@@ -42,7 +42,7 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
             }
         }
     }
-    // RFC 9112 §3.2, and RFC 9113 §8.3.1.
+    // RFC 9113 §8.3.1: at most one Host.
     if headers.contains_key(header::HOST) && headers.get_all(header::HOST).iter().nth(1).is_some() {
         return bad("more than one Host");
     }
@@ -60,6 +60,26 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
         None if request.uri().scheme().is_some() || *method == http::Method::CONNECT => Ok(()),
         _ => bad("the path does not begin with /"),
     }
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send the pairs of a Cookie as fields of their own; HTTP/1.1, and apps, know one.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let pairs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pairs.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Holds a request of HTTP/2 to the number of header fields that a head of HTTP/1.1 was held to when it was parsed.
+pub(super) fn count(headers: &HeaderMap, connection: &Connection) -> Result<(), Refusal> {
+    if headers.len() <= connection.most_headers() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::HeadTooLarge, format!("{} header fields", headers.len())))
 }
 
 /// The wish of a request to leave HTTP, if its head holds. Extended CONNECT is taken everywhere, the plain one where
@@ -84,26 +104,6 @@ pub(super) fn drop_second_host(head: &mut http::request::Parts) {
     if head.uri.authority().is_some() {
         head.headers.remove(header::HOST);
     }
-}
-
-/// RFC 9113 §8.2.3: HTTP/2 may send the pairs of a Cookie as fields of their own; HTTP/1.1, and apps, know one.
-pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    if cookies.next().is_none() || cookies.next().is_none() {
-        return;
-    }
-    let pairs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pairs.join(&b"; "[..]))) {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-/// Holds a request of HTTP/2 to the number of header fields that a head of HTTP/1.1 was held to when it was parsed.
-pub(super) fn count(headers: &HeaderMap, connection: &Connection) -> Result<(), Refusal> {
-    if headers.len() <= connection.most_headers() {
-        return Ok(());
-    }
-    Err(Refusal::new(Reason::HeadTooLarge, format!("{} header fields", headers.len())))
 }
 
 /// Removes what is meant for this hop alone (RFC 9110 §7.6.1): Connection, all that it names, and the older ones.

@@ -161,7 +161,8 @@ impl Inbound {
             exchange.exempt();
         }
         let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
-        Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
+        let request = Request::from_parts(head, body);
+        Ok((toward_app(view, caller, request, route, (exchange, passage))?, route))
     }
 }
 
@@ -202,11 +203,11 @@ fn toward_app(
     caller: &Caller,
     request: Request<Incoming>,
     route: &Route,
-    exchange: &mut Exchange,
+    (exchange, passage): (&mut Exchange, &Passage),
 ) -> Result<Request<RequestBody>, Refusal> {
     let host = host_header(&request, view)?;
     let (mut head, body) = request.into_parts();
-    tell_of_caller(&mut head.headers, view, caller, &host);
+    tell_of_caller(&mut head.headers, view, caller, passage.replaced_host().unwrap_or(&host));
     head.headers.insert(header::HOST, host);
     let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;

@@ -269,7 +269,8 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
     }
     let watch = Arc::new(BodyWatch::default());
     exchange.uploads(watch.clone());
-    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout };
+    let most = exchange.body_cap().map(|cap| cap.most);
+    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout, most };
     // What plugins judged was the head: nothing comes after them.
     let trailers = if route.filters.is_empty() { headers::strip_trailers } else { http::HeaderMap::clear };
     RequestBody::streaming(body, limits, trailers, watch)

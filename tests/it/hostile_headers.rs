@@ -394,14 +394,14 @@ fn a_circle_is_seen_at_its_first_round() {
         .set("outbound.listen", json!(format!("127.0.0.1:{outbound}")))
         .set("inbound", json!({ "listen": format!("127.0.0.1:{inbound}"), "mtls": "off" }))
         // By another name than the one that the config is checked for.
-        .set("service.address", json!("localhost"))
+        .set("service.address", json!("LOCALHOST"))
         .set("service.port", json!(inbound))
         .upstream("users", to_itself)
         .start();
     for (to, direction) in [(web.outbound(), "outbound"), (web.inbound(), "inbound")] {
         let mut client = Connection::to(to).unwrap();
         for round in 1..=3 {
-            let answer = client.ask(&Ask::new("POST", "/a").host("users").body("x")).unwrap();
+            let answer = client.ask(&Ask::get("/a").host("users")).unwrap();
             answer.assert_reason(508, "loop");
             let line = web.access_of(answer.header("x-request-id"));
             assert_eq!(line["status"], 508, "{line}");

@@ -172,6 +172,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         "bytes" => bytes(how.parse()?),
         "trailers" => trailers(),
         "hop" => hop(),
+        "leaky" => leaky(),
         "hold" => {
             state.release.notified().await;
             text("held")
@@ -257,6 +258,17 @@ fn events(state: Arc<State>) -> Response<Body> {
 fn hop() -> Response<Body> {
     let mut response = text("hop");
     for (name, value) in [("connection", "x-secret"), ("x-secret", "1"), ("keep-alive", "timeout=9"), ("x-kept", "1")] {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+/// Says what it is made of, and whose scripts may read it.
+fn leaky() -> Response<Body> {
+    let mut response = text("leaky");
+    for (name, value) in
+        [("server", "gunicorn/20.1"), ("x-powered-by", "PHP/5.4"), ("access-control-allow-origin", "https://app.said")]
+    {
         response.headers_mut().insert(name, value.parse().unwrap());
     }
     response

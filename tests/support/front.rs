@@ -47,8 +47,8 @@ impl Front {
     #[track_caller]
     pub fn assert_grew_less_than(&self, mib: u64) {
         let now = self.users.process.memory();
-        let grown = now.saturating_sub(self.memory) >> 20;
-        assert!(grown < mib, "{grown} MiB more than the {} MiB of the start", self.memory >> 20);
+        let grown = now.saturating_sub(self.memory) / MIB;
+        assert!(grown < mib, "{grown} MiB more than the {} MiB of the start", self.memory / MIB);
     }
 
     pub fn cut(&self, cause: &str) -> f64 {
@@ -89,6 +89,8 @@ impl Front {
         GoodClient { stop, asking }
     }
 }
+
+const MIB: u64 = 1024 * 1024;
 
 /// Someone who does nothing wrong.
 pub struct GoodClient {
