@@ -225,5 +225,4 @@ const UNIX_STREAM: u8 = 0x31;
 const CRC32C: u8 = 0x03;
 
 #[cfg(test)]
-#[path = "proxy_header_tests.rs"]
 mod tests;
