@@ -27,10 +27,10 @@ class Contender:
         base, _, variant = name.partition(":")
         self.folder = FOLDER / base
         self.file = tomllib.loads((self.folder / "contender.toml").read_text())
-        self.program = BIN / self.file["program"]
-        chosen = self.file["variants"][variant] if variant else []
-        # A variant is more arguments, or other values in the templates.
-        self.more, self.set = (chosen, {}) if isinstance(chosen, list) else ([], chosen)
+        chosen = self.file["variants"][variant] if variant else {}
+        # A variant is another program, more arguments, other values in the templates.
+        self.program = BIN / chosen.get("program", self.file["program"])
+        self.more, self.set = chosen.get("arguments", []), chosen.get("set", {})
 
     def version(self):
         if "version" not in self.file:
