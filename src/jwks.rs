@@ -96,6 +96,7 @@ impl Keeper {
             let answer = fetch(uri, ca_file).await;
             let jitter = 0.9 + fastrand::f64() / 5.0;
             let pause = self.take(answer).unwrap_or(self.source.settings.refresh.mul_f64(jitter));
+            self.source.fetched(urgent_from.into_std());
             let source = self.source.clone();
             tokio::select! {
                 () = sleep(pause) => {}

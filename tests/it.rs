@@ -23,6 +23,12 @@ mod gate_keys;
 mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
+#[path = "it/hostile_answers.rs"]
+mod hostile_answers;
+#[path = "it/hostile_headers.rs"]
+mod hostile_headers;
+#[path = "it/hostile_http1.rs"]
+mod hostile_http1;
 #[path = "it/identity.rs"]
 mod identity;
 #[path = "it/intentions.rs"]

@@ -86,8 +86,9 @@ impl DataPath {
             access_log: access_log.clone(),
             mirrors: pools_life.part(),
         });
-        let dialer = Dialer::new(identity.clone());
         let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            // One for each direction: a service may call itself, from outbound to inbound.
+            let dialer = Dialer::new(identity.clone());
             let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };

@@ -62,7 +62,7 @@ async fn live(config: Config, options: RunOptions) -> Result<u8, Failure> {
     let sockets = Sockets::bind(&config)?;
     let mut sidecar = Sidecar::build(config, &options, sockets)?;
     sidecar.start();
-    sidecar.serve(&options, signals).await
+    Box::pin(sidecar.serve(&options, signals)).await
 }
 
 /// Every listener bound, so that a port that is taken is found before anything is registered.

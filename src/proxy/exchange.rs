@@ -11,7 +11,7 @@ use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Slot;
 use crate::service::{Endpoint, Permit, Service};
-use crate::telemetry::access_log::{redacted, timestamp};
+use crate::telemetry::access_log::{harmless, redacted, timestamp};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{AccessLine, AccessLog, Flow};
 use crate::upstream::{BodyFate, BodyWatch};
@@ -267,8 +267,8 @@ impl Exchange {
             direction: self.flow.direction().as_str(),
             peer: &log.connection.peer_text,
             method: if self.raw { "" } else { log.method.as_str() },
-            host: &host,
-            path: &redacted(path),
+            host: &harmless(host),
+            path: &harmless(redacted(path)),
             protocol: if self.raw { "TCP" } else { protocol(log.version) },
             status: if self.raw { 0 } else { self.status.as_u16() },
             reason: self.reason.map_or("", Reason::code),

@@ -40,6 +40,11 @@ impl Refusal {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
+
+    /// The caller is this sidecar itself, in the same direction.
+    fn circle() -> Self {
+        Self::new(Reason::Loop, "an endpoint of this sidecar is this sidecar itself")
+    }
 }
 
 impl From<Reason> for Refusal {

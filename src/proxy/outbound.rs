@@ -50,10 +50,18 @@ impl Outbound {
         Self { shared, pool, fixed, lifecycle }
     }
 
-    async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(
+        &self,
+        connection: &Arc<Connection>,
+        is_us: bool,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
+        let wish = if is_us { Err(Refusal::circle()) } else { headers::granted(wish, &request, true) };
         let (mut head, body) = request.into_parts();
+        headers::drop_second_host(&mut head);
+        headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         let log = self.shared.access_log.peek();
         // The record keeps the head as it came; only its ids are settled before.
@@ -138,7 +146,6 @@ impl Outbound {
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
-        headers::check(&request)?;
         let (mut head, body) = request.into_parts();
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
@@ -223,7 +230,6 @@ fn leaving(
     route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, Refusal> {
-    headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
     if route.authority.is_some() {
         head.headers.insert(header::HOST, route.host.clone());
@@ -260,7 +266,9 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
     let watch = Arc::new(BodyWatch::default());
     exchange.uploads(watch.clone());
     let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout };
-    RequestBody::streaming(body, limits, watch)
+    // What plugins judged was the head: nothing comes after them.
+    let trailers = if route.filters.is_empty() { headers::strip_trailers } else { http::HeaderMap::clear };
+    RequestBody::streaming(body, limits, trailers, watch)
 }
 
 /// The endpoint's answer on its way to the caller.
@@ -307,7 +315,12 @@ pub(super) fn refuse(
         }
         None => answer(refusal.reason, &exchange.request_id, dialect),
     };
-    response.map(|body| ResponseBody::own(body, exchange))
+    let mut response = response.map(|body| ResponseBody::own(body, exchange));
+    if refusal.reason == Reason::BadRequest {
+        // Where the next request begins is not to be trusted. HTTP/2 has no such header, and hyper drops it there.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Counts and logs what never became a request, and gives the answer's bytes.
@@ -350,9 +363,11 @@ impl Accept for Outbound {
     + Send
     + 'static {
         let outbound = self;
+        // Its first bytes are here: by now a connection that we made is listed.
+        let is_us = outbound.pool.made(connection.peer.address);
         tower::service_fn(move |request| {
             let (outbound, connection) = (outbound.clone(), connection.clone());
-            async move { Ok(outbound.handle(&connection, request).await) }
+            async move { Ok(outbound.handle(&connection, is_us, request).await) }
         })
     }
 

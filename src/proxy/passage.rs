@@ -58,6 +58,8 @@ impl Passage {
             return Ok(());
         }
         self.filters = filters.clone();
+        // Some plugins go by the path.
+        normalise(head)?;
         let (client, entropy) = (client_of(connection, head, trusted), fastrand::u64(..));
         let mut ran = filters.request(self.call(head, (connection, client), entropy));
         if ran.asks.is_some() {
@@ -190,6 +192,25 @@ pub(super) fn rule_for<'r>(
     let found = route::first(rules, &Subject::of(head, headers::host_of(head)));
     if let Some(rule) = found {
         exchange.follows(&rule.name);
+    }
+    Ok(found)
+}
+
+/// As `rule_for`, where a rule protects something: whoever decodes slashes or cuts parameters off segments must not find
+/// another one.
+pub(super) fn rule_in_every_reading<'r>(
+    rules: &'r [Arc<Rule>],
+    head: &mut request::Parts,
+    exchange: &mut Exchange,
+) -> Result<Option<&'r Arc<Rule>>, Refusal> {
+    let found = rule_for(rules, head, exchange)?;
+    if let Some(path) = route::widest(head.uri.path()) {
+        let widest = route::first(rules, &Subject { path: &path, ..Subject::of(head, headers::host_of(head)) });
+        if found.map(Arc::as_ptr) != widest.map(Arc::as_ptr) {
+            return Err(bad(
+                "the path falls under another rule for who decodes its slashes or cuts off its parameters",
+            ));
+        }
     }
     Ok(found)
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
-use crate::reason::Reason;
+use super::flow::Flow;
 
 /// Declares a closed set of label values.
 macro_rules! labels {
@@ -408,70 +408,6 @@ impl Metrics {
         rows.push("| `process_*` | | CPU, memory, file descriptors, threads and start time of the process. |".into());
         rows.sort();
         page + &rows.join("\n") + "\n"
-    }
-}
-
-/// The handles of one direction of one service.
-pub struct Flow {
-    classes: [IntCounter; 5],
-    /// Made at the first use: most services never see most reasons, and a series that is always 0 costs as much.
-    reasons: [OnceLock<IntCounter>; Reason::ALL.len()],
-    requests: IntCounterVec,
-    direction: Direction,
-    service: Box<str>,
-    pub duration: Histogram,
-    pub in_flight: IntGauge,
-    pub bytes_in: IntCounter,
-    pub bytes_out: IntCounter,
-    attempts: Box<[IntCounter]>,
-    retries: Box<[IntCounter]>,
-    breakers: Box<[IntCounter]>,
-}
-
-impl Flow {
-    /// Counts a finished request whose answer came from the service.
-    pub fn answered(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
-        self.classes[class - 1].inc();
-    }
-
-    /// Counts a finished request that outrigger itself answered.
-    pub fn refused(&self, reason: Reason) {
-        self.reasons[reason.index()]
-            .get_or_init(|| {
-                let class = match reason.status().as_u16() / 100 {
-                    4 => "4xx",
-                    _ => "5xx",
-                };
-                self.requests.with_label_values(&[self.direction.as_str(), &self.service, class, reason.code()])
-            })
-            .inc();
-    }
-
-    /// Counts an ended connection that was no HTTP: its class is `tcp`, however it ended.
-    pub fn connection_ended(&self, reason: Option<Reason>) {
-        let reason = reason.map_or("", Reason::code);
-        self.requests.with_label_values(&[self.direction.as_str(), &self.service, "tcp", reason]).inc();
-    }
-
-    pub fn attempt(&self, outcome: TryOutcome) {
-        self.attempts[outcome as usize].inc();
-    }
-
-    pub fn retry(&self, outcome: RetryOutcome) {
-        self.retries[outcome as usize].inc();
-    }
-
-    pub fn breaker(&self, to: BreakerChange) {
-        self.breakers[to as usize].inc();
-    }
-
-    pub fn service(&self) -> &str {
-        &self.service
-    }
-
-    pub fn direction(&self) -> Direction {
-        self.direction
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happened, told once: metrics, and one access record per exchange. Knows nothing of routing.
 
 pub mod access_log;
+mod flow;
 mod limiter;
 pub mod jwks;
 pub mod metrics;
@@ -10,10 +11,11 @@ pub mod trace;
 
 pub use access_log::{AccessLine, AccessLog};
 pub use authorization::{Authorization, AuthorizationCounts};
+pub use flow::Flow;
 pub use jwks::{JwksCounts, JwksOutcome};
 pub use limiter::{LimiterCounts, LimiterEvent};
 pub use metrics::{
-    BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState, Flow,
+    BreakerChange, BytesWay, CertificateKind, ConnectionState, ConsulOutcome, Direction, EndpointState,
     HandshakeOutcome, HeartbeatOutcome, Metrics, ReloadOutcome, RetryOutcome, TryOutcome,
 };
 pub use plugin::{PluginCounts, PluginDecision};

@@ -1,6 +1,7 @@
 //! Request bodies on their way to an endpoint: counted, and given up when the caller stalls.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -28,8 +30,10 @@ pub enum BodyFate {
     Fine,
     /// The caller sent nothing for longer than allowed.
     Stalled,
-    /// The caller's connection broke, or what it sent was malformed.
+    /// The caller's connection broke.
     Broken,
+    /// What the caller sent is no body by the rules of its protocol.
+    Malformed,
 }
 
 impl BodyWatch {
@@ -46,6 +50,7 @@ impl BodyWatch {
         match self.fate.load(Ordering::Relaxed) {
             STALLED => BodyFate::Stalled,
             BROKEN => BodyFate::Broken,
+            MALFORMED => BodyFate::Malformed,
             _ => BodyFate::Fine,
         }
     }
@@ -53,6 +58,7 @@ impl BodyWatch {
 
 const STALLED: u8 = 1;
 const BROKEN: u8 = 2;
+const MALFORMED: u8 = 3;
 
 /// The body of a request to an endpoint.
 pub enum RequestBody {
@@ -67,10 +73,14 @@ pub struct Streaming {
     incoming: Incoming,
     watch: Arc<BodyWatch>,
     limits: BodyLimits,
+    trailers: TrailerRule,
     /// Made at the first wait, moved only when it fires: a body that is at hand costs no timer.
     timer: Option<Pin<Box<Sleep>>>,
     last: Instant,
 }
+
+/// Takes away what may not pass of trailers.
+pub type TrailerRule = fn(&mut HeaderMap);
 
 /// How long a body may go without a byte.
 #[derive(Debug, Clone, Copy)]
@@ -80,8 +90,8 @@ pub struct BodyLimits {
 }
 
 impl RequestBody {
-    pub fn streaming(incoming: Incoming, limits: BodyLimits, watch: Arc<BodyWatch>) -> Self {
-        Self::Streaming(Box::new(Streaming { incoming, watch, limits, timer: None, last: Instant::now() }))
+    pub fn streaming(incoming: Incoming, limits: BodyLimits, trailers: TrailerRule, watch: Arc<BodyWatch>) -> Self {
+        Self::Streaming(Box::new(Streaming { incoming, watch, limits, trailers, timer: None, last: Instant::now() }))
     }
 
     /// Makes a streamed body of at most `limit` bytes repeatable; a longer one stays as it is where its length is
@@ -140,8 +150,10 @@ impl Body for Streaming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
         let this = self.get_mut();
         match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    (this.trailers)(trailers);
+                } else if let Some(data) = frame.data_ref() {
                     this.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 if this.timer.is_some() {
@@ -150,7 +162,7 @@ impl Body for Streaming {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.watch.fate.store(BROKEN, Ordering::Relaxed);
+                this.watch.fate.store(if is_malformed(&error) { MALFORMED } else { BROKEN }, Ordering::Relaxed);
                 Poll::Ready(Some(Err(StalledBody::Broken(error))))
             }
             Poll::Ready(None) => Poll::Ready(None),
@@ -190,6 +202,18 @@ impl Streaming {
     fn limit(&self) -> Duration {
         if self.watch.answered.load(Ordering::Relaxed) { self.limits.after_answer } else { self.limits.before_answer }
     }
+}
+
+/// Whether bytes came that are no chunk, rather than none.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Why a request body ended early.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::dial::{Dialed, Dialer, Offer};
 use super::switch::{PeerSettings, drive};
 use super::tethered::{Home, Tethered};
-use super::{AttemptError, Failed, RequestBody};
+use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
@@ -235,8 +235,8 @@ impl Pool {
 
     async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
         match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
-            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
-            Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            Dialed::Plain(stream, own) if want.http2 => self.open_http2(to, stream, (slot, own)).await.map(Way::Http2),
+            Dialed::Plain(stream, own) => self.open_http1(to, stream, (slot, own)).await.map(Way::Http1),
             #[cfg(test)]
             Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream, slot).await.map(Way::Http2),
@@ -248,7 +248,7 @@ impl Pool {
         &self,
         to: &Connections,
         stream: S,
-        slot: ConnectionSlot,
+        held: impl Send + 'static,
     ) -> Result<http1::SendRequest<RequestBody>, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -259,12 +259,17 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
             let _ = connection.await;
-            drop(slot);
+            drop(held);
         });
         Ok(sender)
     }
 
-    async fn open_http2<S>(&self, to: &Connections, stream: S, slot: ConnectionSlot) -> Result<Shared, AttemptError>
+    async fn open_http2<S>(
+        &self,
+        to: &Connections,
+        stream: S,
+        held: impl Send + 'static,
+    ) -> Result<Shared, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -282,7 +287,7 @@ impl Pool {
         let driven = drive(connection, settings.clone());
         self.inner.lifecycle.spawn("upstream-connection", async move {
             driven.await;
-            drop(slot);
+            drop(held);
         });
         let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
         let shared = Shared { sender, streams, since, settings };
@@ -310,7 +315,8 @@ impl Pool {
                         let error = AttemptError::BadResponse("it switched protocols unasked".into());
                         Err(Failed { error, request: None, reused: false })
                     }
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        framing::settle(&mut response)?;
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
                     }

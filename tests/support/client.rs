@@ -230,6 +230,20 @@ impl Connection {
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
     }
 
+    /// Whether another byte comes within a moment.
+    pub fn has_more(&mut self) -> bool {
+        let limit = |socket: &TcpStream, limit: u64| socket.set_read_timeout(Some(Duration::from_millis(limit)));
+        let _ = limit(self.socket.get_ref(), 200);
+        let more = self.socket.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        let _ = limit(self.socket.get_ref(), 20_000);
+        more
+    }
+
+    /// Sends no more; what comes can still be read.
+    pub fn end_writing(&self) {
+        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Write);
+    }
+
     /// Waits until the other side closes, reading and dropping what still comes.
     pub fn closed(&mut self) -> bool {
         let mut rest = Vec::new();

@@ -25,11 +25,11 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::consumers::{Identified, drop_claims};
-use super::{Call, Decision, Filter};
+use super::{Ask, Call, Decision, Filter, Verdict};
 use cache::{Cache, digest_of};
 use claims::Window;
 use jose::Token;
-use keys::Verdict;
+use keys::Verdict as Judged;
 use refusal::Refusal;
 
 /// The native form.
@@ -107,17 +107,36 @@ struct Told {
 
 impl Filter for Arc<Jwt> {
     fn request(&self, call: &mut Call<'_>) -> Decision {
+        match self.decide(call) {
+            Ok(decision) => decision,
+            // A key that was added since the last fetch: its bearers should not be turned away until the next.
+            Err(Refusal::NewKey { issuer, detail }) => match self.sources[issuer].want_now(call.now) {
+                Some(fetched) => Decision::ask(self.clone().after(fetched)),
+                None => Refusal::invalid(detail).decision(),
+            },
+            Err(refusal) => refusal.decision(),
+        }
+    }
+}
+
+impl Jwt {
+    /// The decision once `fetched` has ended.
+    fn after(self: Arc<Self>, fetched: impl Future<Output = ()> + Send + 'static) -> Ask {
+        Box::pin(async move {
+            fetched.await;
+            let decide: Verdict = Box::new(move |call| self.decide(call).unwrap_or_else(|refusal| refusal.decision()));
+            decide
+        })
+    }
+
+    fn decide(&self, call: &mut Call<'_>) -> Result<Decision, Refusal<'_>> {
         drop_claims(&mut call.head.headers);
         drop_reserved(&mut call.head.headers, &self.reserved);
-        let (place, verified) = match self.judge(call) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Decision::PASS,
-            Err(refusal) => return refusal.decision(),
-        };
+        let Some((place, verified)) = self.judge(call)? else { return Ok(Decision::PASS) };
         let provider = &self.settings.providers[verified.provider];
         let told = match &verified.outcome {
             Ok(told) => told,
-            Err(at) => return Refusal::Lacks(&provider.claims[*at]).decision(),
+            Err(at) => return Err(Refusal::Lacks(&provider.claims[*at])),
         };
         if provider.hide_credentials {
             self.places[place].remove(call.head);
@@ -126,11 +145,9 @@ impl Filter for Arc<Jwt> {
             call.head.headers.insert(name, value.clone());
         }
         call.stash.insert(told.identified.clone());
-        Decision::PASS
+        Ok(Decision::PASS)
     }
-}
 
-impl Jwt {
     fn new(settings: &Settings, sources: &KeySources) -> Self {
         let mut places: Vec<Place> = Vec::new();
         let mut reserved: Vec<HeaderName> = Vec::new();
@@ -216,18 +233,17 @@ impl Jwt {
             source.with(now, |keys| (keys.generation, keys.set.verify(kid, token.algorithm, signed, &token.signature)));
         let (generation, verdict) = judged.ok_or(Refusal::NoKeys)?;
         match verdict {
-            Verdict::Good => Ok(generation),
-            Verdict::Unknown => {
+            Judged::Good => Ok(generation),
+            Judged::Unknown => {
                 source.want();
-                Err(Refusal::invalid("a key that the issuer does not list"))
+                Err(Refusal::NewKey { issuer: at, detail: "a key that the issuer does not list" })
             }
-            Verdict::Bad => {
-                // Without a name, a new key cannot be told from a bad signature.
-                if kid.is_none() {
-                    source.want();
-                }
-                Err(Refusal::invalid("a bad signature"))
+            // Without a name, a new key cannot be told from a bad signature.
+            Judged::Bad if kid.is_none() => {
+                source.want();
+                Err(Refusal::NewKey { issuer: at, detail: "a bad signature" })
             }
+            Judged::Bad => Err(Refusal::invalid("a bad signature")),
         }
     }
 }

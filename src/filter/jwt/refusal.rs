@@ -19,6 +19,8 @@ pub(super) enum Refusal<'a> {
         /// For the client, of the characters that RFC 6750 §3 allows.
         description: &'static str,
     },
+    /// By a key that the issuer, by its position among the providers, may have added since the last fetch.
+    NewKey { issuer: usize, detail: &'static str },
     /// A good token that does not allow this.
     Lacks(&'a Required),
     /// No key of the issuer is known.
@@ -46,6 +48,7 @@ impl Refusal<'_> {
                     format!("{REALM}, error=\"invalid_request\", error_description=\"Send one token, once\"");
                 (Reason::NotIdentified, (*detail).to_owned(), Some(challenge))
             }
+            Self::NewKey { detail, .. } => return Self::invalid(detail).decision(),
             Self::Invalid { detail, description } => {
                 let challenge = format!("{REALM}, error=\"invalid_token\", error_description=\"{description}\"");
                 (Reason::NotIdentified, (*detail).to_owned(), Some(challenge))

@@ -54,6 +54,8 @@ pub struct KeySource {
     /// A request met an unknown key since the task looked last.
     wanted: AtomicBool,
     wake: Published<()>,
+    /// From when on a wish is granted at once. Stored at the end of each fetch, so that its versions count these.
+    prompt_from: Published<Option<Instant>>,
 }
 
 impl KeySource {
@@ -68,7 +70,13 @@ impl KeySource {
             }),
             Location::Uri { .. } | Location::File(_) => None,
         };
-        Self { settings, keys: Published::new(keys), wanted: AtomicBool::new(false), wake: Published::new(()) }
+        Self {
+            settings,
+            keys: Published::new(keys),
+            wanted: AtomicBool::new(false),
+            wake: Published::new(()),
+            prompt_from: Published::default(),
+        }
     }
 
     /// The keys if they are good at `now`, else `None`: none were ever seen, or not for longer than `stale_for`.
@@ -83,6 +91,25 @@ impl KeySource {
         if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::AcqRel) {
             self.wake.store(());
         }
+    }
+
+    /// As `want`, where the fetch does not have to wait at `now`: resolves when it, or one already under way, has ended,
+    /// well or not, and after `PATIENCE` at the latest. `None` where an answer would come too late to wait for.
+    pub(super) fn want_now(&self, now: Instant) -> Option<impl Future<Output = ()> + Send + 'static> {
+        if !matches!(self.settings.location, Location::Uri { .. })
+            || self.prompt_from.peek().is_some_and(|from| now < from)
+        {
+            return None;
+        }
+        // Before the wish: what ends in between counts.
+        let ended = self.prompt_from.next_within(PATIENCE);
+        self.want();
+        Some(ended)
+    }
+
+    /// A fetch has ended; until `prompt_from` the next one that requests ask for has to wait.
+    pub fn fetched(&self, prompt_from: Instant) {
+        self.prompt_from.store(Some(prompt_from));
     }
 
     /// Resolves when a request wanted an unknown key since the last time. Cancel safe.
@@ -118,6 +145,9 @@ impl KeySource {
         self.keys.peek().as_ref().is_some()
     }
 }
+
+/// How long a request with an unknown key waits for the fetch that may bring it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 fn next_generation() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -47,11 +47,14 @@ impl Bench {
         self.signer.token(Algorithm::Es256, &json!({ "kid": "a" }), &claims)
     }
 
+    fn call<'a>(&self, head: &'a mut request::Parts, stash: &'a mut Extensions) -> Call<'a> {
+        let caller = Caller::at(Ipv4Addr::LOCALHOST);
+        Call { head, caller, stash, now: self.now, wall: self.wall, entropy: 0 }
+    }
+
     fn run(&self, head: &mut request::Parts) -> Outcome {
         let mut stash = Extensions::new();
-        let caller = Caller::at(Ipv4Addr::LOCALHOST);
-        let (now, wall) = (self.now, self.wall);
-        let decision = self.filter.request(&mut Call { head, caller, stash: &mut stash, now, wall, entropy: 0 });
+        let decision = self.filter.request(&mut self.call(head, &mut stash));
         match decision.end.map(|end| *end) {
             None => {
                 Outcome::Passed(stash.get::<Identified>().and_then(|who| who.credential.as_deref().map(Into::into)))
@@ -398,6 +401,48 @@ fn an_unknown_key_wakes_the_fetching_once() {
     assert_eq!(bench.fault(&unknown), "a key that the issuer does not list");
     assert!(woken());
     assert!(!woken());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_new_key_waits_for_the_fetch_that_brings_it_once() {
+    let (signer, other) = (Signer::new(Algorithm::Es256), Signer::new(Algorithm::Es256));
+    let location = Location::Uri { uri: "http://id.test/".into(), ca_file: None };
+    let bench = Bench::of(signer, &Settings { providers: vec![provider(ISSUER, location)], anonymous: false });
+    let set = |signer: &Signer, kid: &str| {
+        let jwks = json!({ "keys": [signer.jwk_with(&json!({ "kid": kid }))] });
+        KeySet::parse(jwks.to_string().as_bytes(), &[Algorithm::Es256]).unwrap()
+    };
+    let source = &bench.filter.sources[0];
+    source.store(Some(set(&bench.signer, "a")), bench.now);
+    let token = other.token(Algorithm::Es256, &json!({ "kid": "b" }), &json!({ "iss": ISSUER, "exp": NOW + 60 }));
+    let asks = || {
+        let mut head = head("/", &[("authorization", &format!("Bearer {token}"))]);
+        let mut stash = Extensions::new();
+        let decision = bench.filter.request(&mut bench.call(&mut head, &mut stash));
+        match decision.end.map(|end| *end) {
+            Some(End::Ask(ask)) => Ok(ask),
+            end => Err(end),
+        }
+    };
+    let decide = |verdict: Verdict| {
+        let mut head = head("/", &[("authorization", &format!("Bearer {token}"))]);
+        verdict(&mut bench.call(&mut head, &mut Extensions::new())).end
+    };
+    // A fetch that brings nothing, and one that never ends.
+    let asked = asks().expect("a question");
+    source.fetched(bench.now);
+    assert!(matches!(decide(asked.await).as_deref(), Some(End::Refuse { reason: Reason::NotIdentified, .. })));
+    let began = tokio::time::Instant::now();
+    assert!(decide(asks().expect("a question").await).is_some());
+    assert_eq!(began.elapsed(), Duration::from_secs(3));
+    // One that brings the key.
+    let asked = asks().expect("a question");
+    source.store(Some(set(&other, "b")), bench.now);
+    source.fetched(bench.now + Duration::from_secs(10));
+    assert!(decide(asked.await).is_none(), "the new key's token passes");
+    // Until the next may begin nobody waits.
+    source.store(Some(set(&bench.signer, "a")), bench.now);
+    assert!(matches!(asks(), Err(Some(End::Refuse { reason: Reason::NotIdentified, .. }))));
 }
 
 #[test]
