@@ -1,6 +1,7 @@
 """The contenders (contenders/NAME/contender.toml), and chains of their processes."""
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,8 @@ class Contender:
         if "version" not in self.file:
             return "of this commit"
         done = subprocess.run([self.program, *self.file["version"]], capture_output=True, text=True)
-        return (done.stdout + done.stderr).replace(str(self.program), "").strip().splitlines()[0].strip()
+        line = (done.stdout + done.stderr).replace(str(self.program), "").strip().splitlines()[0]
+        return re.search(r"\d+\.\d+[\w.]*", line.replace("version: ", "")).group(0)
 
     def has(self, roles):
         return self.program.exists() and all(role in self.file["roles"] for role in roles)

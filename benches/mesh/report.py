@@ -5,8 +5,8 @@ import statistics
 from work import WORK
 
 US = "outrigger"
-# The wanted ratio of outrigger to each, by work: at most.
 LATE = "relay:late"
+# The wanted ratio of outrigger to each, by work: at most.
 WANTED = {
     "hop_h1": {"relay": 1.20, "envoy": 0.40, "haproxy": 1.2},
     "pair_h1": {"relay": 1.20, "envoy": 0.32, "haproxy": 1.0},
@@ -24,9 +24,14 @@ UNITS = {"cpu_us": "µs CPU", "p50_added_us": "µs", "cpu_s_per_gib": "s CPU/GiB
 BESIDE = {"idle_memory": ("idle_plain", "memory at rest, one hop", "idle_mib")}
 
 
-def spread(values, form="{:.3g}"):
-    middle = form.format(statistics.median(values))
-    return f"{middle} ({form.format(min(values))}–{form.format(max(values))})" if len(values) > 1 else middle
+def written(value):
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def spread(values, write=written):
+    """Median, and the range in brackets."""
+    middle = write(statistics.median(values))
+    return f"{middle} ({write(min(values))}–{write(max(values))})" if len(values) > 1 else middle
 
 
 def figures(cells, work, figure):
@@ -54,14 +59,14 @@ def rows(cells):
 
 
 def judged(values, wanted):
-    text = spread(values, "{:.2f}")
+    text = spread(values, "{:.2f}".format)
     if wanted is None:
         return text
     return f"{text} {'✓' if statistics.median(values) <= wanted else '✗'} ≤ {wanted:.2f}"
 
 
-def ratio_table(cells):
-    others = [name for name in dict.fromkeys(cell["contender"] for cell in cells) if name != US]
+def ratio_table(cells, names):
+    others = [name for name in names if name != US and any(cell["contender"] == name for cell in cells)]
     lines = ["| work | outrigger | rounds | " + " | ".join(f"÷ {name}" for name in others) + " |",
              "|---|---|---|" + "---|" * len(others)]
     for name, work, description, figure in rows(cells):
@@ -87,8 +92,8 @@ def full_table(cells):
                 for figure, value in cell["metrics"].items():
                     seen.setdefault(cell["contender"], {}).setdefault(figure, []).append(value)
         for contender, values in seen.items():
-            texts = [f"{figure} {spread(list_) if not isinstance(list_[0], str) else ', '.join(sorted(set(list_)))}"
-                     for figure, list_ in values.items()]
+            texts = [f"{figure} {', '.join(sorted(set(all_))) if isinstance(all_[0], str) else spread(all_)}"
+                     for figure, all_ in values.items()]
             lines.append(f"| {description} | {contender} | {'; '.join(texts)} |")
     return "\n".join(lines)
 
@@ -112,7 +117,7 @@ def markdown(result):
         f"{result['date']}, commit {result['commit']}; {machine['cpus']} × {machine['cpu']}, {machine['memory_gib']} GiB, "
         f"Linux {machine['kernel']}, {machine['system']}; {result['seconds']} s a measurement.",
         "; ".join(f"{name}: {version}" for name, version in result["versions"].items()),
-        ratio_table(result["cells"]),
+        ratio_table(result["cells"], result["versions"]),
         full_table(result["cells"]),
     ]
     parts += [f"Not equal: {line}" for line in unequal(result["cells"])]
