@@ -7,6 +7,7 @@ pub mod published;
 pub mod lifecycle;
 mod clock;
 pub mod fingerprint;
+pub mod proxy_header;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
@@ -41,3 +42,8 @@ mod worker;
 mod admin;
 mod app;
 pub mod cli;
+
+// outside: what must hold of any input
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -34,6 +34,8 @@ pub(super) struct DataPath {
     security: Security,
     inbound_settings: Arc<Published<listen::Settings>>,
     outbound_settings: Arc<Published<listen::Settings>>,
+    /// Load balancers that speak the PROXY protocol.
+    proxied_by: Arc<Published<Vec<ipnet::IpNet>>>,
     /// Those of the mesh with us, while they serve.
     pub(super) inbound_open: OpenConnections,
     inbound_pools: Vec<Pool>,
@@ -107,6 +109,7 @@ impl DataPath {
                 config.outbound.limits,
                 config.outbound.keeps_case,
             ))),
+            proxied_by: Arc::new(Published::new(settings::proxied_by(&config.inbound))),
             upstreams: Upstreams::new(watching, plugins, config)?,
             workers,
             metrics,
@@ -168,6 +171,7 @@ impl DataPath {
             direction: Direction::Inbound,
             security: self.security.clone(),
             settings: self.inbound_settings.clone(),
+            proxied_by: self.proxied_by.clone(),
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
@@ -188,6 +192,7 @@ impl DataPath {
             direction: Direction::Outbound,
             security: Security::Plain,
             settings: self.outbound_settings.clone(),
+            proxied_by: Arc::default(),
             targets: self.workers.iter().zip(&self.outbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
@@ -215,6 +220,7 @@ impl DataPath {
             config.inbound.limits,
             config.inbound.keeps_case,
         ));
+        self.proxied_by.store(settings::proxied_by(&config.inbound));
         self.outbound_settings.store(settings::listen(
             config.outbound.timeouts,
             config.outbound.limits,

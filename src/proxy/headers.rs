@@ -6,6 +6,7 @@ use http::{Request, Version};
 
 use super::Refusal;
 use super::upgrade::Wish;
+use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route;
 use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE, TraceContext, X_REQUEST_ID};
@@ -19,12 +20,9 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
         return bad("CONNECT leads only to a declared upstream with protocol: tcp, on the outbound listener");
     }
     if version < Version::HTTP_2 {
-        let mut hosts = headers.get_all(header::HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            // RFC 9112 §3.2: none or several must be answered with 400.
-            (None, _) if version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
-            (Some(_), Some(_)) => return bad("more than one Host"),
-            (Some(host), None) if !is_host(host.as_bytes()) => return bad("Host is no host"),
+        match headers.get(header::HOST) {
+            None if version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
+            Some(host) if !is_host(host.as_bytes()) => return bad("Host is no host"),
             _ => {}
         }
         let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -43,6 +41,10 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
                 return bad("a Transfer-Encoding other than chunked");
             }
         }
+    }
+    // RFC 9112 §3.2, and RFC 9113 §8.3.1.
+    if headers.contains_key(header::HOST) && headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return bad("more than one Host");
     }
     if request.uri().authority().is_some_and(|authority| !is_host(authority.as_str().as_bytes())) {
         return bad("the target's authority is no host");
@@ -82,6 +84,26 @@ pub(super) fn drop_second_host(head: &mut http::request::Parts) {
     if head.uri.authority().is_some() {
         head.headers.remove(header::HOST);
     }
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send the pairs of a Cookie as fields of their own; HTTP/1.1, and apps, know one.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let pairs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pairs.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Holds a request of HTTP/2 to the number of header fields that a head of HTTP/1.1 was held to when it was parsed.
+pub(super) fn count(headers: &HeaderMap, connection: &Connection) -> Result<(), Refusal> {
+    if headers.len() <= connection.most_headers() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::HeadTooLarge, format!("{} header fields", headers.len())))
 }
 
 /// Removes what is meant for this hop alone (RFC 9110 §7.6.1): Connection, all that it names, and the older ones.

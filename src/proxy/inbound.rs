@@ -149,7 +149,9 @@ impl Inbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
+        headers::count(request.headers(), &caller.connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         headers::strip_look_alikes(&mut head.headers);
         if !believes(view, caller) {
             headers::strip_claims(&mut head.headers);

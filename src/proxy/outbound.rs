@@ -146,7 +146,9 @@ impl Outbound {
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
+        headers::count(request.headers(), connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
             Way::Rule(rule) => match &rule.action {
@@ -253,7 +255,9 @@ pub(super) fn origin_form(uri: Uri) -> Result<Uri, Refusal> {
     if uri.authority().is_none() && uri.scheme().is_none() {
         return Ok(uri);
     }
-    let path = uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let root = http::uri::PathAndQuery::from_static("/");
+    // The path of `http://orders` reads as `/`, but without its authority it would be written as nothing.
+    let path = uri.into_parts().path_and_query.filter(|path| path.as_str() != "/").unwrap_or(root);
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
@@ -265,7 +269,8 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
     }
     let watch = Arc::new(BodyWatch::default());
     exchange.uploads(watch.clone());
-    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout };
+    let most = exchange.body_cap().map(|cap| cap.most);
+    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout, most };
     // What plugins judged was the head: nothing comes after them.
     let trailers = if route.filters.is_empty() { headers::strip_trailers } else { http::HeaderMap::clear };
     RequestBody::streaming(body, limits, trailers, watch)
@@ -406,7 +411,9 @@ mod tests {
             ("/a?b=c", "/a?b=c"),
             ("http://orders.mesh:80/a", "/a"),
             ("http://orders.mesh", "/"),
+            ("http://orders.mesh#b", "/"),
             ("http://orders.mesh?b=c", "/?b=c"),
+            ("/#b", "/"),
             ("*", "*"),
         ] {
             assert_eq!(origin_form(given.parse().unwrap()).ok().unwrap().to_string(), wanted);

@@ -16,6 +16,7 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::refuse;
 use super::{Refusal, headers};
+use crate::filter::request_size_limiting::BodyCap;
 use crate::filter::{self, Call, Caller, Chain, End, Wording};
 use crate::listen::Connection;
 use crate::reason::Reason;
@@ -71,7 +72,12 @@ impl Passage {
             Box::pin(tokio::time::sleep(delay)).await;
         }
         match ran.end.map(|end| *end) {
-            None => Ok(()),
+            None => {
+                if let Some(cap) = self.stash.get::<BodyCap>() {
+                    exchange.caps_body(cap.clone());
+                }
+                Ok(())
+            }
             Some(End::Answer(answer)) => Err(Ended::Replied(Box::new(answer))),
             Some(End::Refuse { reason, headers, wording, .. }) => {
                 // The detail was noted with the plugin's name.
@@ -90,6 +96,8 @@ impl Passage {
     ) -> Call<'a> {
         let caller = Caller {
             address: connection.peer.address.ip().to_canonical(),
+            port: connection.peer.address.port(),
+            local: connection.local,
             client,
             identity: connection.peer.tls.as_ref().map(|tls| &tls.id),
         };
@@ -126,7 +134,11 @@ impl Passage {
 /// The answer of a request that ends here.
 pub(super) fn end(ended: Ended, dialect: Dialect, mut exchange: Exchange) -> Response<ResponseBody> {
     match ended {
-        Ended::Refused(refusal) => refuse(&refusal, dialect, None, exchange),
+        Ended::Refused(refusal) => {
+            let cap = exchange.body_cap().filter(|_| refusal.reason == Reason::BodyTooLarge);
+            let wording = cap.map(BodyCap::wording);
+            refuse(&refusal, dialect, wording.as_ref(), exchange)
+        }
         Ended::Denied(denied) => {
             let (refusal, headers, wording) = *denied;
             let mut response = refuse(&refusal, dialect, wording.as_ref(), exchange);

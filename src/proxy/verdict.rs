@@ -53,6 +53,7 @@ fn body_reason(fate: BodyFate) -> Reason {
     match fate {
         BodyFate::Stalled => Reason::RequestTimeout,
         BodyFate::Broken => Reason::ClientGone,
+        BodyFate::TooLong => Reason::BodyTooLarge,
         // Fine as far as it came, yet refused by HTTP/2's own rules.
         BodyFate::Malformed | BodyFate::Fine => Reason::BadRequest,
     }

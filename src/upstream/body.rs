@@ -34,6 +34,8 @@ pub enum BodyFate {
     Broken,
     /// What the caller sent is no body by the rules of its protocol.
     Malformed,
+    /// More came than may.
+    TooLong,
 }
 
 impl BodyWatch {
@@ -51,6 +53,7 @@ impl BodyWatch {
             STALLED => BodyFate::Stalled,
             BROKEN => BodyFate::Broken,
             MALFORMED => BodyFate::Malformed,
+            TOO_LONG => BodyFate::TooLong,
             _ => BodyFate::Fine,
         }
     }
@@ -59,6 +62,7 @@ impl BodyWatch {
 const STALLED: u8 = 1;
 const BROKEN: u8 = 2;
 const MALFORMED: u8 = 3;
+const TOO_LONG: u8 = 4;
 
 /// The body of a request to an endpoint.
 pub enum RequestBody {
@@ -82,11 +86,12 @@ pub struct Streaming {
 /// Takes away what may not pass of trailers.
 pub type TrailerRule = fn(&mut HeaderMap);
 
-/// How long a body may go without a byte.
+/// How long a body may go without a byte, and how many it may have.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     pub before_answer: Duration,
     pub after_answer: Duration,
+    pub most: Option<u64>,
 }
 
 impl RequestBody {
@@ -154,7 +159,14 @@ impl Body for Streaming {
                 if let Some(trailers) = frame.trailers_mut() {
                     (this.trailers)(trailers);
                 } else if let Some(data) = frame.data_ref() {
-                    this.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    let more = data.len() as u64;
+                    let before = this.watch.bytes.fetch_add(more, Ordering::Relaxed);
+                    if let Some(most) = this.limits.most
+                        && before + more > most
+                    {
+                        this.watch.fate.store(TOO_LONG, Ordering::Relaxed);
+                        return Poll::Ready(Some(Err(StalledBody::TooLong(most))));
+                    }
                 }
                 if this.timer.is_some() {
                     this.last = Instant::now();
@@ -223,6 +235,8 @@ pub enum StalledBody {
     Stalled(Duration),
     #[error("the caller's body broke off: {0}")]
     Broken(hyper::Error),
+    #[error("more than {0} bytes came")]
+    TooLong(u64),
     /// Read by a try that was given up.
     #[error("another try reads the body now")]
     Superseded,

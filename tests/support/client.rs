@@ -130,11 +130,23 @@ pub struct Connection {
 
 impl Connection {
     pub fn to(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        Self::over(TcpStream::connect_timeout(&address, Duration::from_secs(5))?)
+    }
+
+    pub fn over(socket: TcpStream) -> io::Result<Self> {
         socket.set_read_timeout(Some(Duration::from_secs(20)))?;
         socket.set_write_timeout(Some(Duration::from_secs(20)))?;
         socket.set_nodelay(true)?;
         Ok(Self { socket: BufReader::new(socket) })
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        self.socket.get_ref()
+    }
+
+    /// An open one.
+    pub fn from(socket: TcpStream) -> Self {
+        Self { socket: BufReader::new(socket) }
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

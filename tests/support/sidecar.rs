@@ -18,6 +18,7 @@ pub struct Builder {
     config: Value,
     environment: Vec<(String, String)>,
     command: Vec<String>,
+    open_files: Option<String>,
     folder: TempDir,
 }
 
@@ -41,7 +42,14 @@ impl Sidecar {
             "telemetry": { "access_log": { "path": folder.path().join("access.log"), "format": "json" } },
             "shutdown": { "grace": "10s" },
         });
-        Builder { name: service.to_owned(), config, environment: Vec::new(), command: Vec::new(), folder }
+        Builder {
+            name: service.to_owned(),
+            config,
+            environment: Vec::new(),
+            command: Vec::new(),
+            open_files: None,
+            folder,
+        }
     }
 
     pub fn id(&self) -> &str {
@@ -175,7 +183,8 @@ impl Sidecar {
         let Self { process, name, config, folder, .. } = self;
         drop(process);
         let _ = std::fs::remove_file(folder.path().join("ready.json"));
-        let mut again = Builder { name, config, environment: Vec::new(), command: Vec::new(), folder }.start_unready();
+        let builder = Builder { name, config, environment: Vec::new(), command: Vec::new(), open_files: None, folder };
+        let mut again = builder.start_unready();
         again.wait_ready();
         again
     }
@@ -237,6 +246,12 @@ impl Builder {
         self
     }
 
+    /// As under `ulimit LIMIT`: `-n 64`, `-Sn 500`.
+    pub fn open_files(mut self, limit: &str) -> Self {
+        self.open_files = Some(limit.to_owned());
+        self
+    }
+
     /// Starts it and waits until it is ready.
     #[track_caller]
     pub fn start(self) -> Sidecar {
@@ -246,10 +261,15 @@ impl Builder {
     }
 
     pub fn start_unready(self) -> Sidecar {
-        let Self { name, config, environment, command, folder } = self;
+        let Self { name, config, environment, command, open_files, folder } = self;
         // JSON is YAML.
         std::fs::write(folder.path().join("outrigger.yaml"), config.to_string()).unwrap();
-        let mut run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        let mut run = Command::new("sh");
+        if let Some(limit) = open_files {
+            run.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_outrigger")]);
+        } else {
+            run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        }
         run.args(["run", "-c"]).arg(folder.path().join("outrigger.yaml"));
         run.arg("--ready-file").arg(folder.path().join("ready.json")).current_dir(folder.path());
         run.envs(environment);
