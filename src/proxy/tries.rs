@@ -248,6 +248,7 @@ impl<'a> Tries<'a> {
         match exchange.upload_fate() {
             BodyFate::Fine => {}
             BodyFate::TooLong => return Ended::Final(Reason::BodyTooLarge.into()),
+            BodyFate::Malformed => return Ended::Final(Reason::BadRequest.into()),
             BodyFate::Stalled | BodyFate::Broken => {
                 return Ended::Final(Refusal::new(Reason::RequestTimeout, "the request body did not arrive"));
             }
