@@ -42,13 +42,13 @@ docs:
 deny:
     cargo deny check
 
-# what 10,000 slow connections do to good clients (builds a release binary)
-bench-crowd *ARGS:
-    cargo build --release
-    benches/crowd/run.py {{ARGS}}
-
 # libFuzzer on one target (docs/fuzzing.md); needs nightly Rust and cargo-fuzz
 fuzz TARGET *ARGS:
     mkdir -p target/fuzz-corpus/{{TARGET}}
     cp Cargo.lock tests/fuzz/Cargo.lock
     cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz {{TARGET}} target/fuzz-corpus/{{TARGET}} tests/fuzz/corpus/{{TARGET}} -- -max_len=20000 {{ARGS}}
+
+# what 10,000 slow connections do to good clients (builds a release binary)
+bench-crowd *ARGS:
+    cargo build --release
+    benches/crowd/run.py {{ARGS}}

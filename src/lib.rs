@@ -28,6 +28,7 @@ mod identity;
 // edges: where others are, and the connections to them
 mod registry;
 mod stream;
+mod late;
 mod upstream;
 mod jwks;
 mod counters;

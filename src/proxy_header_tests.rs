@@ -152,7 +152,7 @@ fn binary_headers_that_say_anything_else_are_malformed() {
         (v2(0x21, 0x11, &[&V4[..], &[4, 0xFF, 0xFF, 1]].concat()), Malformed::Tlv),
         (v2(0x21, 0x11, &[&V4[..], &[3, 0, 3, 1, 1, 1]].concat()), Malformed::Tlv),
         (v2(0x21, 0x11, &[0; 4081]), Malformed::Long),
-        (v2(0x20, 0x00, &[0; 0xFFFF]), Malformed::Long),
+        (v2(0x20, 0x00, &vec![0; 0xFFFF]), Malformed::Long),
     ] {
         assert_eq!(parse(&header), Err(why), "{header:?}");
     }

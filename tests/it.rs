@@ -21,6 +21,7 @@ mod discovery;
 mod faults;
 #[path = "it/gate_keys.rs"]
 mod gate_keys;
+#[path = "it/gate_plugins.rs"]
 mod gate_plugins;
 #[path = "it/grpc.rs"]
 mod grpc;

@@ -78,7 +78,7 @@ pub struct Caller<'a> {
     pub identity: Option<&'a SpiffeId>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Caller<'static> {
     /// Somebody without an identity.
     fn at(address: impl Into<IpAddr>) -> Self {

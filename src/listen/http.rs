@@ -22,6 +22,7 @@ use super::frames::Excess;
 use super::guard::{Guarded, tell_and_close};
 use super::sniff::{Prefix, Protocol, sniff};
 use super::{Accept, Gauged, Listener, Settings};
+use crate::late::{Flush, Late};
 use crate::reason::Reason;
 use crate::telemetry::{ConnectionState, CutCause};
 
@@ -160,8 +161,29 @@ where
         .max_send_buf_size(256 * 1024)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
-    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
-    watch(Pin::new(&mut http), connection, settings, http2::Connection::graceful_shutdown).await
+    let (io, flush) = Late::new(io);
+    let http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
+    let mut http = FlushedHttp2 { http, flush };
+    watch(Pin::new(&mut http), connection, settings, |http| {
+        Pin::new(&mut http.get_mut().http).graceful_shutdown();
+    })
+    .await
+}
+
+/// An HTTP/2 connection that is flushed after each poll.
+struct FlushedHttp2<C, S> {
+    http: C,
+    flush: Flush<S>,
+}
+
+impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for FlushedHttp2<C, S> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = Pin::new(&mut self.http).poll(cx);
+        self.flush.after_poll(cx);
+        polled
+    }
 }
 
 /// The handler as hyper calls it: requests are counted on the connection until their last byte.

@@ -39,7 +39,7 @@ pub use connection::{Connection, Hold, Peer};
 pub use open::OpenConnections;
 pub use plain_peers::PlainPeers;
 
-use places::{Full, Places};
+use places::{Full, Place, Places};
 
 /// What a listener allows. Reloadable: a connection keeps what it began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,12 +210,12 @@ impl<A: Accept> Listener<A> {
     fn hand_out(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, local: SocketAddr, open: &Arc<Places>) {
         let settings = **self.settings.peek();
         let Some(target) = self.targets.iter().min_by_key(|target| target.load.load(Ordering::Relaxed)) else { return };
-        // Those who call out are our own app, at one address; a proxy that names its clients is many callers at one.
+        // Those who call out are our own app, at one address; a load balancer's clients share once they are known.
         let fair = self.direction == Direction::Inbound && !proxied::is_among(&self.proxied_by.peek(), peer.ip());
-        let place = match open.take(peer.ip(), settings.connections, fair) {
+        let mut place = match open.take(peer.ip(), settings.connections, fair) {
             Ok(place) => place,
             Err(full) => {
-                self.turn_away(&socket, peer, local, target, full);
+                self.turn_away(&socket, peer, local, &target.handler, full);
                 return;
             }
         };
@@ -229,23 +229,23 @@ impl<A: Accept> Listener<A> {
             }
         };
         self.lifecycle.spawn_on(&target.runtime, "connection", async move {
-            let _counts = (place, on_worker);
+            let _count = on_worker;
             match moved.arrive() {
-                Ok(socket) => listener.serve(socket, peer, local, settings, handler).await,
+                Ok(socket) => listener.serve(socket, (peer, &mut place), local, settings, handler).await,
                 Err(error) => tracing::debug!(%error, "a connection was lost on its way to its worker"),
             }
         });
     }
 
     /// Over the cap: a plain client is told why, all are closed.
-    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, local: SocketAddr, target: &Target<A>, full: Full) {
+    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, local: SocketAddr, handler: &Arc<A>, full: Full) {
         let cause = match full {
             Full::Cap => CutCause::OverCap,
             Full::Share => CutCause::OverShare,
         };
         self.metrics.connection_cut(self.direction, cause);
         let connection = Connection::new(Peer { address: peer, tls: None }, local);
-        let answer = target.handler.refuse(&connection, Reason::Overloaded, &full.to_string());
+        let answer = handler.refuse(&connection, Reason::Overloaded, &full.to_string());
         if matches!(self.security, Security::Plain) {
             let _ = socket.try_write(&answer);
         }
@@ -254,7 +254,7 @@ impl<A: Accept> Listener<A> {
     async fn serve(
         &self,
         mut socket: TcpStream,
-        mut peer: SocketAddr,
+        (mut peer, place): (SocketAddr, &mut Place),
         local: SocketAddr,
         settings: Settings,
         handler: Arc<A>,
@@ -269,6 +269,10 @@ impl<A: Accept> Listener<A> {
             match self.origin(&mut socket, (peer, trusts), local, settings, &handler).await {
                 Some(client) => peer = client,
                 None => return,
+            }
+            if let Err(full) = place.pass_to(peer.ip(), settings.connections) {
+                self.turn_away(&socket, peer, local, &handler, full);
+                return;
             }
         }
         match &self.security {

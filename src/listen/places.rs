@@ -52,16 +52,40 @@ impl Places {
     }
 }
 
+impl Place {
+    /// From a load balancer to the client that it speaks for, under the same rule.
+    pub(super) fn pass_to(&mut self, client: IpAddr, most: usize) -> Result<(), Full> {
+        let client = holder(client);
+        let mut taken = self.places.0.lock();
+        let few = taken.all <= most - most / 4;
+        let own = taken.by_address.get(&client).copied().unwrap_or_default();
+        if client != self.address && !few && own >= (most / 64).max(1) {
+            return Err(Full::Share);
+        }
+        taken.release(self.address);
+        *taken.by_address.entry(client).or_default() += 1;
+        drop(taken);
+        self.address = client;
+        Ok(())
+    }
+}
+
+impl Taken {
+    fn release(&mut self, address: IpAddr) {
+        if let Some(own) = self.by_address.get_mut(&address) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.0.lock();
         taken.all -= 1;
-        if let Some(own) = taken.by_address.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                taken.by_address.remove(&self.address);
-            }
-        }
+        taken.release(self.address);
     }
 }
 
@@ -94,6 +118,26 @@ mod tests {
         assert!(take(&places, "10.0.0.1", 100).is_ok());
         drop(others);
         assert!(places.0.lock().by_address.is_empty(), "memory does not grow with addresses that were here once");
+    }
+
+    #[test]
+    fn behind_a_load_balancer_the_clients_share() {
+        let places = Arc::new(Places::default());
+        let balanced = |client: &str| {
+            let mut place = places.take("10.0.0.1".parse().unwrap(), 100, false)?;
+            place.pass_to(client.parse().unwrap(), 100).map(|()| place)
+        };
+        let greedy: Vec<_> = (0..100).map_while(|_| balanced("192.0.2.1").ok()).collect();
+        assert_eq!(greedy.len(), 75);
+        assert_eq!(balanced("192.0.2.1").err(), Some(Full::Share));
+        let others: Vec<_> = (2..27).map(|at| balanced(&format!("192.0.2.{at}")).unwrap()).collect();
+        assert_eq!((others.len(), balanced("192.0.2.99").err()), (25, Some(Full::Cap)));
+        drop((greedy, others));
+        assert!(places.0.lock().by_address.is_empty());
+        let mut own = places.take("10.0.0.1".parse().unwrap(), 1, false).unwrap();
+        own.pass_to("10.0.0.1".parse().unwrap(), 1).unwrap();
+        drop(own);
+        assert!(places.0.lock().by_address.is_empty());
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub fn head(data: &[u8]) {
     if checked {
         assert_ne!(head.method, Method::CONNECT);
         let path = head.uri.path();
-        assert!(path.starts_with('/') || path == "*" || path.is_empty(), "{path:?}");
+        assert!(path.starts_with('/') || path == "*", "{path:?}");
+        assert!(!route::is_ambiguous(path), "{path:?}");
         if head.version < Version::HTTP_2 {
             assert!(map.get_all(header::HOST).iter().count() <= 1, "two Hosts");
             let (te, cl) = (map.contains_key(header::TRANSFER_ENCODING), map.contains_key(header::CONTENT_LENGTH));
@@ -57,6 +58,13 @@ pub fn head(data: &[u8]) {
     assert_eq!(trace::sane_request_id(&stripped), Some(&id));
     assert_eq!(stripped.get_all(X_REQUEST_ID).iter().count(), 1);
     assert!(TraceContext::parse(&stripped).is_some(), "a trace of our own making");
+
+    headers::join_cookies(&mut stripped);
+    assert!(stripped.get_all(header::COOKIE).iter().count() <= 1);
+    let mut trailers = map.clone();
+    headers::strip_trailers(&mut trailers);
+    unchanged(&trailers, headers::strip_trailers);
+    assert!(!trailers.contains_key(header::CONTENT_LENGTH) && !trailers.contains_key(header::TRANSFER_ENCODING));
 
     let earlier: Vec<&[u8]> = map.get_all(&headers::XFF).iter().map(HeaderValue::as_bytes).collect();
     let mut told = map.clone();
@@ -112,6 +120,12 @@ pub fn path(data: &[u8]) {
     assert_eq!((head.uri.authority(), head.uri.scheme()), (uri.authority(), uri.scheme()));
     assert_eq!(resolved(normal), resolved(uri.path()), "{:?} became {normal:?}", uri.path());
     assert!(normal.split('/').all(|segment| !is_dots(segment)), "{normal:?}");
+    if let Some(widest) = route::widest(normal) {
+        assert!(widest.starts_with('/') && !widest.contains(';') && !widest.contains("%2F"), "{widest:?}");
+        if !route::is_ambiguous(uri.path()) {
+            assert_eq!(route::normalised(&widest), None, "{widest:?} has another form");
+        }
+    }
     let sent = outbound::origin_form(head.uri.clone()).expect("what policy saw can be sent");
     assert_eq!((sent.path(), sent.query()), (normal, uri.query()), "the app sees another path than policy");
 }

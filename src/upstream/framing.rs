@@ -3,17 +3,11 @@
 use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Body;
 
-use super::{AttemptError, Failed};
-
 /// Makes sure that an answer's end is told in one way, and drops a length that has no meaning.
 ///
 /// # Errors
 /// Where two recipients could find two ends (RFC 9112 §6.3): the next answer on the connection would be in doubt.
-pub(super) fn settle<B: Body>(response: &mut Response<B>) -> Result<(), Failed> {
-    check(response).map_err(|cause| Failed { error: AttemptError::BadResponse(cause), request: None, reused: false })
-}
-
-fn check<B: Body>(response: &mut Response<B>) -> Result<(), String> {
+pub(super) fn settle<B: Body>(response: &mut Response<B>) -> Result<(), String> {
     let open_end = response.body().size_hint().exact().is_none();
     let status = response.status();
     let headers = response.headers_mut();
@@ -69,7 +63,7 @@ mod tests {
         for (name, value) in fields {
             response.headers_mut().append(*name, (*value).parse().unwrap());
         }
-        check(&mut response).map(|()| response.headers().clone())
+        settle(&mut response).map(|()| response.headers().clone())
     }
 
     #[test]

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
-use super::switch::{PeerSettings, drive};
+use super::switch::{PeerSettings, bad, drive};
 use super::tethered::{Home, Tethered};
 use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
+use crate::late::{Driver, Late};
 use crate::lifecycle::Lifecycle;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 
@@ -273,7 +274,8 @@ impl Pool {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (stream, flush) = Late::new(stream);
+        let (sender, connection) = http2::Builder::new(Driver::new(flush))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -316,7 +318,7 @@ impl Pool {
                         Err(Failed { error, request: None, reused: false })
                     }
                     Ok(mut response) => {
-                        framing::settle(&mut response)?;
+                        framing::settle(&mut response).map_err(bad)?;
                         let home = Home::Http1 { sender: Some(sender), to: to.clone() };
                         Ok(response.map(|incoming| Tethered { incoming, home }))
                     }

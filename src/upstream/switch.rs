@@ -13,7 +13,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, 
 use hyper::client::conn::{http1, http2};
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::dial::{Dialed, Offer};
@@ -21,6 +22,7 @@ use super::own::OwnEnd;
 use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
 use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, framing, websocket};
 use crate::clock;
+use crate::late::{Driver, Late};
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
 use crate::stream::Stream;
 
@@ -144,7 +146,7 @@ impl Pool {
             Err(mut error) => return Err(failed(error.take_message(), error.error())),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            framing::settle(&mut response)?;
+            framing::settle(&mut response).map_err(bad)?;
             // The connection ends with the answer's body.
             return Ok(Turned::Answered(Sent { response: response.map(Tethered::alone), at }));
         }
@@ -253,7 +255,8 @@ fn check_switch<B>(response: &Response<B>, switch: &Switch, key: Option<&HeaderV
     }
 }
 
-fn bad(cause: String) -> Failed {
+/// An answer that is none.
+pub(super) fn bad(cause: String) -> Failed {
     Failed { error: AttemptError::BadResponse(cause), request: None, reused: false }
 }
 
@@ -303,11 +306,11 @@ impl PeerSettings {
 }
 
 /// Drives an HTTP/2 connection to its end, and looks at its peer's settings when asked.
-pub(super) async fn drive<T>(
-    mut connection: http2::Connection<T, RequestBody, TokioExecutor>,
+pub(super) async fn drive<S>(
+    mut connection: http2::Connection<TokioIo<Late<S>>, RequestBody, Driver<S>>,
     settings: Arc<PeerSettings>,
 ) where
-    T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     std::future::poll_fn(|cx| {
         settings.driver.register(cx.waker());

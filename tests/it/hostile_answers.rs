@@ -90,7 +90,7 @@ fn what_comes_behind_an_answer_is_nobodys() {
     let wrong = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong";
     for (bad, status, text) in [
         (format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nright{wrong}"), 200, "right"),
-        (format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nrightand more"), 200, "right"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nrightand more".to_owned(), 200, "right"),
         (format!("HTTP/1.1 204 No Content\r\n\r\n{wrong}"), 204, ""),
         (format!("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\nright{wrong}"), 204, ""),
         (

@@ -394,7 +394,7 @@ fn a_circle_is_seen_at_its_first_round() {
         .set("outbound.listen", json!(format!("127.0.0.1:{outbound}")))
         .set("inbound", json!({ "listen": format!("127.0.0.1:{inbound}"), "mtls": "off" }))
         // By another name than the one that the config is checked for.
-        .set("service.address", json!("localhost"))
+        .set("service.address", json!("LOCALHOST"))
         .set("service.port", json!(inbound))
         .upstream("users", to_itself)
         .start();

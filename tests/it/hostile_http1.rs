@@ -369,9 +369,9 @@ fn no_upgrade_and_no_connect_leads_past_the_gate() {
 fn pipelined_requests_are_answered_in_their_order() {
     let web = Exposed::start();
     for side in SIDES {
-        let many: String = (0..20).map(|at| format!("GET /p{at} HTTP/1.1\r\nHost: users\r\n\r\n")).collect();
+        let many: Vec<String> = (0..20).map(|at| format!("GET /p{at} HTTP/1.1\r\nHost: users\r\n\r\n")).collect();
         let mut client = Connection::to(web.way_in(side)).unwrap();
-        client.write(many.as_bytes()).unwrap();
+        client.write(many.concat().as_bytes()).unwrap();
         for at in 0..20 {
             assert_eq!(client.read("GET").unwrap().text(), format!("/p{at}"), "{side:?}");
         }

@@ -20,14 +20,14 @@ const CLIENT: [u8; 4] = [127, 0, 0, 1];
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1: &[u8] = b"PROXY TCP4 203.0.113.9 10.0.0.1 4660 443\r\n";
 
-struct Users {
+struct Mesh {
     users: Sidecar,
     authority: Authority,
     registry: Embedded,
     _app: App,
 }
 
-impl Users {
+impl Mesh {
     fn with(mtls: &str, more: impl FnOnce(Builder) -> Builder) -> Self {
         let (registry, authority, app) = (Embedded::start(), Authority::new("mesh.test"), App::start("users-1"));
         let users = more(behind_balancer(sidecar("users", registry.agent(), &authority).app(&app), mtls)).start();
@@ -104,7 +104,7 @@ fn counted(users: &Sidecar, outcome: &str, times: f64) {
 #[test]
 fn the_headers_address_is_the_clients_everywhere() {
     let limit = json!([{ "name": "rate-limiting", "config": { "hour": 2, "limit_by": "ip" } }]);
-    let mesh = Users::with("off", |users| users.set("inbound.plugins", limit));
+    let mesh = Mesh::with("off", |users| users.set("inbound.plugins", limit));
     let users = &mesh.users;
     let tlvs = [4, 0, 3, 0, 0, 0, 0xEA, 0, 1, 7];
     let v6 = b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n";
@@ -136,7 +136,7 @@ fn the_headers_address_is_the_clients_everywhere() {
 
 #[test]
 fn a_header_may_come_byte_by_byte_and_nothing_behind_it_is_lost() {
-    let mesh = Users::plain();
+    let mesh = Mesh::plain();
     let users = &mesh.users;
     for header in [V1.to_vec(), v2(&[4, 0, 2, 0, 0])] {
         let mut socket = connect(BALANCER, users.inbound());
@@ -161,7 +161,7 @@ fn a_header_may_come_byte_by_byte_and_nothing_behind_it_is_lost() {
 
 #[test]
 fn what_breaks_the_rules_is_closed_and_told() {
-    let mesh = Users::plain();
+    let mesh = Mesh::plain();
     let users = &mesh.users;
     let bad_sum = v2(&[3, 0, 4, 1, 2, 3, 4]);
     let get = b"GET / HTTP/1.1\r\nHost: users\r\n\r\n";
@@ -204,7 +204,7 @@ fn what_breaks_the_rules_is_closed_and_told() {
 
 #[test]
 fn a_slow_header_is_not_waited_for() {
-    let mesh = Users::with("off", |users| users.set("inbound.timeouts", json!({ "head": "300ms" })));
+    let mesh = Mesh::with("off", |users| users.set("inbound.timeouts", json!({ "head": "300ms" })));
     let users = &mesh.users;
     let begun = Instant::now();
     let mut sockets = [&b""[..], b"PROXY ", &V1[..V1.len() - 1], &SIGNATURE[..3]].map(|bytes| {
@@ -226,7 +226,7 @@ fn a_slow_header_is_not_waited_for() {
 
 #[test]
 fn others_are_served_without_a_header_and_refused_with_one() {
-    let mesh = Users::plain();
+    let mesh = Mesh::plain();
     let users = &mesh.users;
     let answer = Ask::get("/echo").host("users").header("x-forwarded-for", "6.6.6.6").send(users.inbound());
     assert_eq!(forwarded_for(&answer), "127.0.0.1");
@@ -278,7 +278,7 @@ fn haproxy(leaf: &Authority, to: SocketAddr, option: &str) -> (Process, SocketAd
 
 #[test]
 fn haproxy_tells_whose_connection_it_passes_on_before_mtls() {
-    let mesh = Users::with("strict", |users| users);
+    let mesh = Mesh::with("strict", |users| users);
     let users = &mesh.users;
     for option in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
         let (_process, address, _folder) = haproxy(&mesh.authority, users.inbound(), option);
@@ -332,7 +332,7 @@ fn tcp_services_hear_nothing_of_it() {
 
 #[test]
 fn a_reload_turns_it_on_and_off() {
-    let mesh = Users::plain();
+    let mesh = Mesh::plain();
     let users = &mesh.users;
     let applied = |times: f64| {
         users.wait_for_metric("outrigger_config_reloads_total", &[("outcome", "applied")], times);

@@ -140,13 +140,13 @@ impl Connection {
         Ok(Self { socket: BufReader::new(socket) })
     }
 
-    pub fn socket(&self) -> &TcpStream {
-        self.socket.get_ref()
-    }
-
     /// An open one.
     pub fn from(socket: TcpStream) -> Self {
         Self { socket: BufReader::new(socket) }
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        self.socket.get_ref()
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -19,6 +19,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     command: Vec<String>,
     open_files: Option<String>,
+    program: PathBuf,
     folder: TempDir,
 }
 
@@ -26,6 +27,7 @@ pub struct Sidecar {
     pub process: Process,
     name: String,
     config: Value,
+    program: PathBuf,
     ready: Value,
     folder: TempDir,
 }
@@ -47,6 +49,7 @@ impl Sidecar {
             config,
             environment: Vec::new(),
             command: Vec::new(),
+            program: env!("CARGO_BIN_EXE_outrigger").into(),
             open_files: None,
             folder,
         }
@@ -180,10 +183,11 @@ impl Sidecar {
     /// Starts again with the same config and folder, as a supervisor would.
     #[track_caller]
     pub fn restart(self) -> Self {
-        let Self { process, name, config, folder, .. } = self;
+        let Self { process, name, config, program, folder, .. } = self;
         drop(process);
         let _ = std::fs::remove_file(folder.path().join("ready.json"));
-        let builder = Builder { name, config, environment: Vec::new(), command: Vec::new(), open_files: None, folder };
+        let (environment, command) = (Vec::new(), Vec::new());
+        let builder = Builder { name, config, environment, command, program, open_files: None, folder };
         let mut again = builder.start_unready();
         again.wait_ready();
         again
@@ -252,6 +256,16 @@ impl Builder {
         self
     }
 
+    /// Another program than the product's own binary.
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Starts it and waits until it is ready.
     #[track_caller]
     pub fn start(self) -> Sidecar {
@@ -261,14 +275,14 @@ impl Builder {
     }
 
     pub fn start_unready(self) -> Sidecar {
-        let Self { name, config, environment, command, open_files, folder } = self;
+        let Self { name, config, environment, command, program, open_files, folder } = self;
         // JSON is YAML.
         std::fs::write(folder.path().join("outrigger.yaml"), config.to_string()).unwrap();
         let mut run = Command::new("sh");
         if let Some(limit) = open_files {
-            run.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_outrigger")]);
+            run.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]).arg(&program);
         } else {
-            run = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+            run = Command::new(&program);
         }
         run.args(["run", "-c"]).arg(folder.path().join("outrigger.yaml"));
         run.arg("--ready-file").arg(folder.path().join("ready.json")).current_dir(folder.path());
@@ -277,7 +291,7 @@ impl Builder {
             run.arg("--").args(command);
         }
         let process = Process::start(&format!("sidecar of {name}"), run);
-        Sidecar { process, name, config, ready: Value::Null, folder }
+        Sidecar { process, name, config, program, ready: Value::Null, folder }
     }
 }
 

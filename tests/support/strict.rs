@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
     fn line(&mut self) -> Result<&'a str, Fault> {
         let rest = &self.bytes[self.at..];
         let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else {
-            let ends_badly = rest.iter().any(|c| *c == b'\n');
+            let ends_badly = rest.contains(&b'\n');
             return if ends_badly { invalid("a bare LF".into()) } else { Err(Fault::Incomplete) };
         };
         self.at += end + 2;

@@ -75,7 +75,7 @@ impl Issuer {
             head.headers.insert(name, HeaderValue::from_static("forged"));
         }
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let caller = Caller { address, client: address, identity: None };
+        let caller = Caller::at(address);
         let stash = &mut Extensions::new();
         let decision = self.filter.request(&mut Call { head: &mut head, caller, stash, now, wall, entropy: 0 });
         (decision, head.headers)
