@@ -25,6 +25,11 @@ demo *ARGS:
 bench *ARGS:
     cargo bench --bench decide -- {{ARGS}}
 
+# outrigger beside Envoy, HAProxy, nginx and a bare relay; about an hour. A short look: --rounds 1 --seconds 2
+bench-mesh *ARGS:
+    benches/mesh/setup
+    benches/mesh/mesh.py {{ARGS}}
+
 # a release binary with symbols, for perf and callgrind
 profile:
     cargo build --profile profiling

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -69,10 +72,7 @@ impl Lifecycle {
     pub fn spawn_on(&self, runtime: &Handle, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let member = Member::enter(&self.group, name);
         let id = member.id;
-        let tracked = self.tasks.track_future(async move {
-            let _member = member;
-            task.await;
-        });
+        let tracked = self.tasks.track_future(Kept { task, _member: member });
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         let handle = runtime.spawn(tracked).abort_handle();
         self.group.arm(id, handle);
@@ -197,6 +197,24 @@ impl Member {
         running.next += 1;
         running.tasks.insert(id, (name, None));
         Self { group: group.clone(), id }
+    }
+}
+
+pin_project! {
+    /// A task with its entry, which goes after it. An `async` block around the task would be twice its size: a future that
+    /// is moved into an `await` has a place of its own there.
+    struct Kept<F> {
+        #[pin]
+        task: F,
+        _member: Member,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Kept<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
     }
 }
 

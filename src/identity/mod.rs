@@ -24,7 +24,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CertificateError, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{CertificateError, CipherSuite, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use webpki::KeyUsage;
 
 use crate::names::SpiffeId;
@@ -234,5 +234,11 @@ fn key_error(error: &rustls::Error) -> IdentityError {
     }
 }
 
-/// The only cryptography of the mesh. `prefer-post-quantum` puts X25519MLKEM768 first; a test watches it.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+/// The only cryptography of the mesh. `prefer-post-quantum` puts X25519MLKEM768 first; a test watches it. AES-128-GCM is
+/// offered before AES-256-GCM, as BoringSSL and Go offer them: the mandatory suite (RFC 8446 §9.1), and the cheaper one.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    // Stable: all others stay in rustls' order.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+});

@@ -2,7 +2,7 @@
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -164,6 +164,8 @@ async fn a_pair_agrees_on_post_quantum_tls_1_3_and_resumes_nothing() {
         let group = dialled.get_ref().1.negotiated_key_exchange_group().unwrap().name();
         assert_eq!(group, NamedGroup::X25519MLKEM768);
         assert_eq!(dialled.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        let suite = dialled.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
         assert_eq!(dialled.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
         assert_eq!(dialled.get_ref().1.tls13_tickets_received(), 0);
         assert_eq!(accepted.get_ref().1.server_name(), None, "no SNI is sent");

@@ -150,7 +150,8 @@ pub(super) async fn tell_and_close<S: AsyncRead + AsyncWrite + Unpin>(mut stream
         return;
     }
     let linger = async {
-        let mut sink = [0u8; 4096];
+        // On the heap: the future is part of every connection's task, and few come here.
+        let mut sink = vec![0u8; 4096];
         let mut left = 256 * 1024usize;
         while left > 0 {
             match stream.read(&mut sink).await {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -197,9 +198,9 @@ fn service<A: Accept>(
         connection.request_began();
         let mut busy = InRequest { connection: connection.clone(), untaken: false };
         let version = request.version();
-        let answer = tower::Service::call(&mut inner.clone(), request);
-        async move {
-            let mut response = answer.await?;
+        // Not by `async`, where what is awaited stands twice: hyper keeps the room of one request for as long as the
+        // connection lives.
+        tower::Service::call(&mut inner.clone(), request).map_ok(move |mut response| {
             if version < Version::HTTP_2
                 && busy.connection.is_closing()
                 && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -207,8 +208,8 @@ fn service<A: Accept>(
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             busy.set_untaken(true);
-            Ok(response.map(|body| Busy { body, busy }))
-        }
+            response.map(|body| Busy { body, busy })
+        })
     })
 }
 

@@ -370,9 +370,10 @@ impl<A: Accept> Listener<A> {
         if handler.is_raw() {
             let _open = Gauged::enter(&self.metrics, self.direction, ConnectionState::Active);
             let _listed = self.open.list(&connection);
-            handler.carry(stream, connection).await;
+            Box::pin(handler.carry(stream, connection)).await;
         } else {
-            http::serve(self, stream, connection, settings, handler, alpn).await;
+            // By itself: a plain connection has not the size of one with TLS, nor twice its own from being moved here.
+            Box::pin(http::serve(self, stream, connection, settings, handler, alpn)).await;
         }
     }
 }

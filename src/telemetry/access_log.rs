@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
@@ -112,7 +112,7 @@ impl AccessLog {
             return;
         }
         pending.lines.push(b'\n');
-        if before == 0 {
+        if before == 0 || (before < GATHERED && pending.lines.len() >= GATHERED) {
             self.shared.wake.notify_one();
         }
     }
@@ -122,7 +122,7 @@ impl AccessLog {
         let mut pending = self.shared.pending.lock();
         pending.closed = true;
         self.shared.wake.notify_all();
-        let end = std::time::Instant::now() + limit;
+        let end = Instant::now() + limit;
         while !pending.done && !self.shared.wake.wait_until(&mut pending, end).timed_out() {}
     }
 }
@@ -137,6 +137,12 @@ impl Shared {
                 while pending.lines.is_empty() && !pending.closed {
                     self.wake.wait(&mut pending);
                 }
+                // Lines of one moment go out together: a wake-up and a write for each would cost more than its request.
+                let end = Instant::now() + GATHERED_FOR;
+                while !pending.closed
+                    && pending.lines.len() < GATHERED
+                    && !self.wake.wait_until(&mut pending, end).timed_out()
+                {}
                 if pending.lines.is_empty() {
                     pending.done = true;
                     self.wake.notify_all();
@@ -211,6 +217,9 @@ const SECRET_KEYS: [&str; 10] =
 
 /// Bytes of lines that may wait for the writer; past that, lines are lost and counted.
 const MOST_PENDING: usize = 8 * 1024 * 1024;
+/// Lines wait this long for others, unless they are so many bytes already.
+const GATHERED_FOR: Duration = Duration::from_millis(20);
+const GATHERED: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
