@@ -6,6 +6,7 @@ pub mod reason;
 pub mod published;
 pub mod lifecycle;
 mod clock;
+mod scrap;
 pub mod fingerprint;
 mod file_watch;
 

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -69,10 +72,7 @@ impl Lifecycle {
     pub fn spawn_on(&self, runtime: &Handle, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let member = Member::enter(&self.group, name);
         let id = member.id;
-        let tracked = self.tasks.track_future(async move {
-            let _member = member;
-            task.await;
-        });
+        let tracked = self.tasks.track_future(Task { task, _member: member });
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         let handle = runtime.spawn(tracked).abort_handle();
         self.group.arm(id, handle);
@@ -134,6 +134,24 @@ impl Lifecycle {
         self.kill();
         self.tasks.wait().await;
         Stopped::Killed { still_running }
+    }
+}
+
+pin_project! {
+    /// A task with its entry in the group. Not an async block: that would keep space for the task twice, and a task lives as
+    /// long as a connection.
+    struct Task<F> {
+        #[pin]
+        task: F,
+        _member: Member,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Connection {
     head_since: AtomicU64,
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
+    /// The last write found that the peer takes no more.
+    blocked: AtomicBool,
     closing: AtomicBool,
     cut: AtomicBool,
     /// Tunnels that wait to be cut.
@@ -70,6 +72,7 @@ impl Connection {
             in_flight: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             cutting: Notify::new(),
@@ -150,6 +153,19 @@ impl Connection {
         if !self.is_busy() && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.millis() + 1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn note_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Since when nothing was asked and nothing is left to be written; `None` while something is.
+    pub(super) fn at_rest_since(&self) -> Option<Instant> {
+        let rests = !self.is_busy()
+            && self.head_since.load(Ordering::Relaxed) == 0
+            && !self.blocked.load(Ordering::Relaxed)
+            && !self.has_tunnel();
+        rests.then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
     }
 
     /// How long it may stay as it is, and which limit that would be; `None` while a request is under way.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Limit};
@@ -22,6 +22,7 @@ use super::sniff::{Prefix, Protocol, sniff};
 use super::{Accept, Gauged, Listener, Settings};
 use crate::late::{Flush, Late};
 use crate::reason::Reason;
+use crate::stream::Stream;
 use crate::telemetry::ConnectionState;
 
 /// Serves one connection until it ends. `alpn` is what TLS negotiated, if anything.
@@ -34,7 +35,7 @@ pub(super) async fn serve<A, S>(
     alpn: Option<&[u8]>,
 ) where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let _open = Gauged::enter(&listener.metrics, listener.direction, ConnectionState::Active);
     let drained = listener.lifecycle.drained();
@@ -58,15 +59,16 @@ pub(super) async fn serve<A, S>(
         connection.begin_close();
     }
     match protocol {
-        Protocol::Http1 => serve_http1(io, &connection, settings, &handler).await,
-        Protocol::Http2 => serve_http2(io, &connection, settings, &handler).await,
+        // Boxed: a connection keeps space for the larger of the two.
+        Protocol::Http1 => Box::pin(serve_http1(io, &connection, settings, &handler)).await,
+        Protocol::Http2 => Box::pin(serve_http2(io, &connection, settings, &handler)).await,
     }
 }
 
-async fn serve_http1<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
+async fn serve_http1<A, S>(mut io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
 where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let mut builder = http1::Builder::new();
     // Dates come from the app; head and idle limits are kept by `watch`, without a timer for each request.
@@ -78,14 +80,27 @@ where
     if settings.headers != HYPER_HEADERS {
         builder.max_headers(settings.headers);
     }
-    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection)).with_upgrades();
-    let ended = watch(Pin::new(&mut http), connection, settings, http1::UpgradeableConnection::graceful_shutdown).await;
-    let Some(parts) = http.into_parts() else {
-        // A tunnel has the stream now. It counts as this connection until it ends.
-        connection.released().await;
-        return;
+    let mut service = service(handler, connection);
+    let ended = loop {
+        let mut http = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let graceful = http1::UpgradeableConnection::graceful_shutdown;
+        let ended = watch(Pin::new(&mut http), connection, settings, Some(REST), graceful).await;
+        let Some(parts) = http.into_parts() else {
+            // A tunnel has the stream now. It counts as this connection until it ends.
+            connection.released().await;
+            return;
+        };
+        io = parts.io.into_inner();
+        if !matches!(ended, Ended::AtRest) {
+            break ended;
+        }
+        // hyper's buffers and its space for a request are gone until there is something to read.
+        io.unread(&parts.read_buf);
+        service = parts.service;
+        drop(parts.read_buf);
+        rest(&io, connection, settings.idle).await;
     };
-    let (stream, held) = parts.io.into_inner().into_parts();
+    let (stream, held) = io.into_parts();
     let answer = match ended {
         Ended::ByItself(Err(error)) if error.is_parse() => {
             let (reason, detail) = reason_of(&error);
@@ -99,15 +114,16 @@ where
             let detail = format!("the head was not complete within {:?}", settings.head);
             handler.refuse(connection, Reason::RequestTimeout, &detail)
         }
-        Ended::Overdue(Limit::Idle) | Ended::Cut => return,
+        Ended::Overdue(Limit::Idle) | Ended::Cut | Ended::AtRest => return,
     };
-    tell_and_close(stream, &answer).await;
+    // Boxed: rare, and every connection would carry its buffer about.
+    Box::pin(tell_and_close(stream, &answer)).await;
 }
 
 async fn serve_http2<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
 where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -126,7 +142,7 @@ where
     let mut http = FlushedHttp2 { http, flush };
     // From here on a head is a frame among others, so only idleness is limited.
     let settings = Settings { head: settings.idle, ..settings };
-    watch(Pin::new(&mut http), connection, settings, |http| {
+    watch(Pin::new(&mut http), connection, settings, None, |http| {
         Pin::new(&mut http.get_mut().http).graceful_shutdown();
     })
     .await;
@@ -158,18 +174,40 @@ fn service<A: Accept>(
     let connection = connection.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         connection.request_began();
-        let busy = InRequest(connection.clone());
+        let busy = Some(InRequest(connection.clone()));
         let version = request.version();
         let answer = tower::Service::call(&mut inner.clone(), request);
-        async move {
-            let mut response = answer.await?;
-            if version < Version::HTTP_2 && busy.0.is_closing() && response.status() != StatusCode::SWITCHING_PROTOCOLS
-            {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok(response.map(|body| Busy { body, _busy: busy }))
-        }
+        Answering { answer, version, busy }
     })
+}
+
+pin_project! {
+    /// A request being answered. Not an async block: that would keep space for the handler's future twice, and hyper moves
+    /// it to its place for every request.
+    struct Answering<F> {
+        #[pin]
+        answer: F,
+        version: Version,
+        busy: Option<InRequest>,
+    }
+}
+
+impl<F, B> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<Busy<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.answer.poll(cx));
+        let busy = this.busy.take();
+        let closing = busy.as_ref().is_some_and(|busy| busy.0.is_closing());
+        if *this.version < Version::HTTP_2 && closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| Busy { body, _busy: busy })))
+    }
 }
 
 enum Ended {
@@ -177,20 +215,38 @@ enum Ended {
     Overdue(Limit),
     /// Whatever is under way is dropped.
     Cut,
+    /// Nothing was asked for a while.
+    AtRest,
 }
 
-/// Drives a connection. One timer serves all its limits: it is looked at when it fires, not moved at each request.
+/// Waits until there is something to read, or the connection has to do with its end.
+async fn rest<S: Stream>(io: &Guarded<S>, connection: &Connection, idle: Duration) {
+    let end = connection.at_rest_since().map_or_else(Instant::now, |since| (since + idle).into());
+    let timer = tokio::time::sleep_until(end);
+    tokio::pin!(timer);
+    std::future::poll_fn(|cx| {
+        if connection.poll_closing(cx) || io.poll_readable(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Drives a connection; where `rest` is set, until nothing was asked for so long, too. One timer serves all its limits: it is looked at when it fires, not moved at each request.
 async fn watch<C>(
     mut http: Pin<&mut C>,
     connection: &Connection,
     settings: Settings,
+    rest: Option<Duration>,
     graceful: fn(Pin<&mut C>),
 ) -> Ended
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let shortest = settings.head.min(settings.idle);
-    let timer = tokio::time::sleep(shortest);
+    let pace = rest.map_or(shortest, |rest| rest.min(shortest));
+    let timer = tokio::time::sleep(pace);
     tokio::pin!(timer);
     let mut drain = Drain::No;
     std::future::poll_fn(|cx| {
@@ -211,15 +267,22 @@ where
             }
             let mut close = matches!(drain, Drain::Lingering);
             let now = std::time::Instant::now();
+            let mut quiet = None;
+            if let (Some(rest), Drain::No, Some(since)) = (rest, &drain, connection.at_rest_since()) {
+                if since + rest <= now {
+                    return Poll::Ready(Ended::AtRest);
+                }
+                quiet = Some(since + rest);
+            }
             let next = match connection.patience(settings.head, settings.idle) {
                 Some((end, Limit::Idle)) if end <= now && !matches!(drain, Drain::Asked) => {
                     close = true;
                     now + LINGER
                 }
                 Some((end, limit)) if end <= now => return Poll::Ready(Ended::Overdue(limit)),
-                Some((end, _)) => end,
+                Some((end, _)) => end.min(quiet.unwrap_or(now + pace)),
                 // Whatever comes after the request under way cannot be overdue before this.
-                None => now + shortest,
+                None => now + pace,
             };
             timer.as_mut().reset(next.into());
             if close {
@@ -258,7 +321,7 @@ pin_project! {
     pub(super) struct Busy<B> {
         #[pin]
         body: B,
-        _busy: InRequest,
+        _busy: Option<InRequest>,
     }
 }
 
@@ -279,6 +342,8 @@ impl<B: Body<Data = Bytes>> Body for Busy<B> {
     }
 }
 
+/// A connection without a request for this long gives its buffers back.
+const REST: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(250);
 const READ_BUFFER: usize = 64 * 1024;
 const HYPER_HEADERS: usize = 100;
