@@ -36,3 +36,14 @@ docs:
 # licences, bans, sources and advisories of the dependencies (advisories need the network)
 deny:
     cargo deny check
+
+# libFuzzer on one target (docs/fuzzing.md); needs nightly Rust and cargo-fuzz
+fuzz TARGET *ARGS:
+    mkdir -p target/fuzz-corpus/{{TARGET}}
+    cp Cargo.lock tests/fuzz/Cargo.lock
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz {{TARGET}} target/fuzz-corpus/{{TARGET}} tests/fuzz/corpus/{{TARGET}} -- -max_len=20000 {{ARGS}}
+
+# what 10,000 slow connections do to good clients (builds a release binary)
+bench-crowd *ARGS:
+    cargo build --release
+    benches/crowd/run.py {{ARGS}}

@@ -60,7 +60,8 @@ fn head() -> request::Parts {
 
 fn run(chain: &Chain, head: &mut request::Parts, client: u32, now: Instant, wall: SystemTime) -> bool {
     let (mut stash, client) = (Extensions::new(), Ipv4Addr::from_bits(client).into());
-    let caller = Caller { address: client, client, identity: None };
+    let caller =
+        Caller { address: client, port: 40_000, local: ([127, 0, 0, 1], 20_000).into(), client, identity: None };
     chain.request(Call { head, caller, stash: &mut stash, now, wall, entropy: 7 }).end.is_none()
 }
 
@@ -208,7 +209,13 @@ fn tokens(c: &mut Criterion) {
     let bearer = |token: &str| HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
     let pass = |head: &mut request::Parts| {
         let mut stash = Extensions::new();
-        let caller = Caller { address: Ipv4Addr::LOCALHOST.into(), client: Ipv4Addr::LOCALHOST.into(), identity: None };
+        let caller = Caller {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 40_000,
+            local: ([127, 0, 0, 1], 20_000).into(),
+            client: Ipv4Addr::LOCALHOST.into(),
+            identity: None,
+        };
         let (now, wall) = (Instant::now(), SystemTime::now());
         let ran = chain.request(Call { head, caller, stash: &mut stash, now, wall, entropy: 7 });
         assert!(ran.end.is_none(), "{}", ran.detail);

@@ -8,6 +8,7 @@ pub mod lifecycle;
 mod clock;
 mod scrap;
 pub mod fingerprint;
+pub mod proxy_header;
 mod file_watch;
 
 // eyes: what happened, for people and for Prometheus
@@ -43,3 +44,8 @@ mod worker;
 mod admin;
 mod app;
 pub mod cli;
+
+// outside: what must hold of any input
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -1,6 +1,7 @@
 //! `Published<T>`: one writer, many readers, whole values only. The only hot-swap idiom in the code.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -30,6 +31,14 @@ impl<T> Published<T> {
     pub fn store(&self, next: T) {
         self.value.store(Arc::new(next));
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Resolves at the next `store` after this call, or after `limit`.
+    pub fn next_within(&self, limit: Duration) -> impl Future<Output = ()> + Send + use<T> {
+        let mut versions = self.version.subscribe();
+        async move {
+            let _ = tokio::time::timeout(limit, versions.changed()).await;
+        }
     }
 
     /// Wakes at each `store`, for tasks that react to changes; the request path never waits on it.

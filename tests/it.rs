@@ -9,6 +9,8 @@ mod support;
 
 #[path = "it/contract.rs"]
 mod contract;
+#[path = "it/crowds.rs"]
+mod crowds;
 #[path = "it/datapath.rs"]
 mod datapath;
 #[path = "it/demo.rs"]
@@ -19,10 +21,24 @@ mod discovery;
 mod faults;
 #[path = "it/gate_keys.rs"]
 mod gate_keys;
+#[path = "it/gate_plugins.rs"]
+mod gate_plugins;
 #[path = "it/grpc.rs"]
 mod grpc;
 #[path = "it/headers.rs"]
 mod headers;
+#[path = "it/hostile_downgrade.rs"]
+mod hostile_downgrade;
+#[path = "it/hostile_http2.rs"]
+mod hostile_http2;
+#[path = "it/hostile_tls.rs"]
+mod hostile_tls;
+#[path = "it/hostile_answers.rs"]
+mod hostile_answers;
+#[path = "it/hostile_headers.rs"]
+mod hostile_headers;
+#[path = "it/hostile_http1.rs"]
+mod hostile_http1;
 #[path = "it/identity.rs"]
 mod identity;
 #[path = "it/intentions.rs"]
@@ -37,6 +53,8 @@ mod kit;
 mod limits;
 #[path = "it/operation.rs"]
 mod operation;
+#[path = "it/proxy_protocol.rs"]
+mod proxy_protocol;
 #[path = "it/rate_limits.rs"]
 mod rate_limits;
 #[path = "it/registration.rs"]

@@ -34,6 +34,8 @@ pub(super) struct DataPath {
     security: Security,
     inbound_settings: Arc<Published<listen::Settings>>,
     outbound_settings: Arc<Published<listen::Settings>>,
+    /// Load balancers that speak the PROXY protocol.
+    proxied_by: Arc<Published<Vec<ipnet::IpNet>>>,
     /// Those of the mesh with us, while they serve.
     pub(super) inbound_open: OpenConnections,
     inbound_pools: Vec<Pool>,
@@ -86,8 +88,9 @@ impl DataPath {
             access_log: access_log.clone(),
             mirrors: pools_life.part(),
         });
-        let dialer = Dialer::new(identity.clone());
         let pools = |idle: Duration, keeps_case: bool| -> Vec<Pool> {
+            // One for each direction: a service may call itself, from outbound to inbound.
+            let dialer = Dialer::new(identity.clone());
             let pool = |_| Pool::new(dialer.clone(), PoolSettings { idle, keeps_case }, pools_life.clone());
             workers.iter().map(pool).collect()
         };
@@ -106,6 +109,7 @@ impl DataPath {
                 config.outbound.limits,
                 config.outbound.keeps_case,
             ))),
+            proxied_by: Arc::new(Published::new(settings::proxied_by(&config.inbound))),
             upstreams: Upstreams::new(watching, plugins, config)?,
             workers,
             metrics,
@@ -167,6 +171,7 @@ impl DataPath {
             direction: Direction::Inbound,
             security: self.security.clone(),
             settings: self.inbound_settings.clone(),
+            proxied_by: self.proxied_by.clone(),
             targets: self.workers.iter().zip(&self.inbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: self.inbound_life.clone(),
@@ -187,6 +192,7 @@ impl DataPath {
             direction: Direction::Outbound,
             security: Security::Plain,
             settings: self.outbound_settings.clone(),
+            proxied_by: Arc::default(),
             targets: self.workers.iter().zip(&self.outbound_pools).map(target).collect(),
             metrics: self.metrics.clone(),
             lifecycle: lifecycle.clone(),
@@ -214,6 +220,7 @@ impl DataPath {
             config.inbound.limits,
             config.inbound.keeps_case,
         ));
+        self.proxied_by.store(settings::proxied_by(&config.inbound));
         self.outbound_settings.store(settings::listen(
             config.outbound.timeouts,
             config.outbound.limits,

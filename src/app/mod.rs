@@ -3,6 +3,7 @@
 mod access;
 mod child;
 mod data_path;
+mod open_files;
 mod ready;
 mod reload;
 mod plugins;
@@ -32,6 +33,7 @@ use crate::registry::probe::Probe;
 use crate::telemetry::Metrics;
 use crate::worker::Workers;
 use data_path::DataPath;
+use open_files::OpenFiles;
 
 /// Runs a sidecar until it is told to stop. The exit code is contract §1's.
 pub fn run(config: Config, options: RunOptions) -> ExitCode {
@@ -59,10 +61,11 @@ async fn live(config: Config, options: RunOptions) -> Result<u8, Failure> {
     if let Some(file) = &options.ready_file {
         ready::forget(file);
     }
+    let open_files = OpenFiles::raise(config.inbound.limits.connections + config.outbound.limits.connections);
     let sockets = Sockets::bind(&config)?;
     let mut sidecar = Sidecar::build(config, &options, sockets)?;
     sidecar.start();
-    Box::pin(sidecar.serve(&options, signals)).await
+    Box::pin(sidecar.serve(&options, signals, &open_files)).await
 }
 
 /// Every listener bound, so that a port that is taken is found before anything is registered.
@@ -213,7 +216,12 @@ impl Sidecar {
         );
     }
 
-    async fn serve(mut self, options: &RunOptions, mut signals: stop::Signals) -> Result<u8, Failure> {
+    async fn serve(
+        mut self,
+        options: &RunOptions,
+        mut signals: stop::Signals,
+        open_files: &OpenFiles,
+    ) -> Result<u8, Failure> {
         let mut child = child::Child::none();
         let mut phases = self.status.watch();
         let mut reloads = reload::Triggers::new(options.loader.file());
@@ -224,7 +232,7 @@ impl Sidecar {
                     let is_ready = changed.is_ok() && *phases.borrow_and_update() == Phase::Ready;
                     if is_ready {
                         ready::announce(options.ready_file.as_deref(), &self.addresses)?;
-                        child = child::Child::start(&options.command)?;
+                        child = open_files.as_before(|| child::Child::start(&options.command))?;
                     }
                 }
                 ended = child.ended() => break stop::Why::ChildEnded(ended),

@@ -29,6 +29,11 @@ pub(super) fn listen(timeouts: InboundTimeouts, limits: ListenLimits, keeps_case
     }
 }
 
+/// Who must begin with a PROXY header; nobody where the protocol is off.
+pub(super) fn proxied_by(inbound: &InboundSettings) -> Vec<ipnet::IpNet> {
+    if inbound.proxy_protocol { inbound.trusted_ips.clone() } else { Vec::new() }
+}
+
 pub(super) fn security(mtls: InboundMtls, identity: Arc<identity::Current>) -> Security {
     match mtls {
         InboundMtls::Strict => Security::Strict(identity),

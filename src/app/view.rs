@@ -45,6 +45,7 @@ fn json(config: &Config) -> Value {
             "listen": config.inbound.listen, "mtls": lower(config.inbound.mtls),
             "timeouts": timeouts(config.inbound.timeouts), "limits": limits(config.inbound.limits),
             "overload": overload(config.inbound.adaptive), "trusted_ips": config.inbound.trusted_ips,
+            "proxy_protocol": config.inbound.proxy_protocol,
             "plugins": plugins(&config.inbound.plugins),
             "routes": config.inbound.routes.iter().map(app_route).collect::<Vec<_>>(),
         },

@@ -237,12 +237,26 @@ fn inbound(section: &Section<'_>, consul: &consul::Settings) -> Option<InboundSe
         limits: limits(&section.section("limits"))?,
         adaptive: policy::adaptive(section)?,
         trusted_ips: section.list("trusted_ips", values::network),
+        proxy_protocol: proxy_protocol(section)?,
         authz: authz::rules(section, mtls, consul),
         intentions: authz::intentions(section, mtls)?,
         plugins: plugins::of(section),
         routes: routes::inbound(section),
         keeps_case: section.take("header_case", keeps_case)?,
     })
+}
+
+fn proxy_protocol(section: &Section<'_>) -> Option<bool> {
+    let wanted = section.take("proxy_protocol", values::boolean)?;
+    let trusts_nobody = section.find("trusted_ips").is_none_or(|node| node.items().is_empty());
+    if wanted && trusts_nobody {
+        let fault = Fault::new(
+            "nobody may send a PROXY header: inbound.trusted_ips is empty",
+            "list the load balancers' addresses or networks in inbound.trusted_ips",
+        );
+        section.mistake("proxy_protocol", fault);
+    }
+    Some(wanted)
 }
 
 pub(super) fn timeouts(section: &Section<'_>) -> Option<InboundTimeouts> {

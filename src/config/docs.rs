@@ -103,7 +103,6 @@ fn leaf_kind(leaf: Leaf) -> String {
     match leaf {
         Leaf::Choice { values, .. } => values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", "),
         Leaf::RetryOn => "`unsent`, `reset`, 400 to 599".into(),
-        Leaf::OnlyFalse => "`false`".into(),
         Leaf::OnlyTrue => "`true`".into(),
         Leaf::Integer { min, max } => format!("{min} to {max}"),
         Leaf::Size { min, max } => format!("size, {min} to {max} bytes"),

@@ -185,13 +185,13 @@ const INBOUND: &[Key] = &[
         "trusted_ips",
         Shape::List(Leaf::Network),
         "[]",
-        "Addresses and networks whose X-Forwarded-* headers are believed.",
+        "Addresses and networks whose X-Forwarded-* headers are believed, and PROXY headers with `proxy_protocol`.",
     ),
     Key::new(
         "proxy_protocol",
-        Shape::Leaf(Leaf::OnlyFalse),
+        Shape::Leaf(Leaf::Bool),
         "false",
-        "PROXY protocol from `trusted_ips`. `true` is not supported yet.",
+        "`true`: every connection from `trusted_ips` must begin with a PROXY header (version 1 or 2), before TLS; its address is the client's. Nobody else may send one. See docs/access.md.",
     ),
     HEADER_CASE,
     Key::new(
@@ -245,13 +245,28 @@ const HEADER_CASE: Key = Key::new(
 
 const TIMEOUTS: &[Key] = &[
     Key::new("handshake", TIME, "10s", "Until a TLS handshake is done."),
-    Key::new("head", TIME, "10s", "From a request's first byte to the end of its head."),
+    Key::new(
+        "head",
+        TIME,
+        "10s",
+        "From a request's first byte to the end of its head, and for the first byte of a connection.",
+    ),
     Key::new("body_idle", TIME, "30s", "Without a byte of the body."),
-    Key::new("idle", TIME, "5m", "A keep-alive connection between requests."),
+    Key::new(
+        "idle",
+        TIME,
+        "5m",
+        "A keep-alive connection between requests, and a client that takes nothing of its answers.",
+    ),
 ];
 
 const LIMITS: &[Key] = &[
-    Key::new("connections", Shape::Leaf(COUNT), "10000", "Connections at once."),
+    Key::new(
+        "connections",
+        Shape::Leaf(COUNT),
+        "10000",
+        "Connections at once; at `inbound` one address never gets the last quarter. See docs/limits.md.",
+    ),
     Key::new(
         "head",
         Shape::Leaf(Leaf::Size { min: 8192, max: 1 << 20 }),

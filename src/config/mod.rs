@@ -6,8 +6,12 @@ mod check;
 mod docs;
 mod consumers;
 mod environment;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod gate_keys;
+mod http_keys;
+mod http_plugins;
 mod jwt;
 mod jwt_keys;
 mod keys;
@@ -143,6 +147,8 @@ pub struct InboundSettings {
     /// A limit on requests under way to the app that follows its latency.
     pub adaptive: bool,
     pub trusted_ips: Vec<ipnet::IpNet>,
+    /// `trusted_ips` must begin with a PROXY header. Where it is set there are some.
+    pub proxy_protocol: bool,
     pub authz: Vec<Rule>,
     pub intentions: IntentionsMode,
     pub plugins: Vec<Plugin>,

@@ -7,7 +7,7 @@ use http::{HeaderName, StatusCode};
 use super::problems::Fault;
 use super::section::Section;
 use super::tree::{Node, Scalar};
-use super::{check, gate, jwt, route_shapes, values};
+use super::{check, gate, http_plugins, jwt, route_shapes, values};
 use crate::filter::fault::{Abort, Delay, Settings as FaultSettings, Share};
 use crate::filter::{Mode, Plugin, Settings};
 
@@ -46,10 +46,18 @@ fn plugin(section: &Section<'_>, scope: &Arc<str>) -> Option<Plugin> {
     let settings = match section.take("name", values::text)?.as_str() {
         "acl" => Settings::Acl(gate::acl(section, &config)?),
         "basic-auth" => Settings::BasicAuth(gate::basic_auth(&config)?),
+        "bot-detection" => Settings::BotDetection(http_plugins::bot_detection(&config)?),
+        "correlation-id" => Settings::CorrelationId(http_plugins::correlation_id(&config)?),
+        "cors" => Settings::Cors(Box::new(http_plugins::cors(&config)?)),
         "fault" => Settings::Fault(fault(section, &config)?),
+        "ip-restriction" => Settings::IpRestriction(http_plugins::ip_restriction(section, &config)?),
         "jwt" => jwt::jwt(&config)?,
         "key-auth" => Settings::KeyAuth(gate::key_auth(&config)?),
         "rate-limiting" => Settings::RateLimiting(Box::new(gate::rate_limiting(section, &config)?)),
+        "request-size-limiting" => Settings::RequestSizeLimiting(http_plugins::request_size_limiting(&config)?),
+        "request-termination" => Settings::RequestTermination(http_plugins::request_termination(&config)?),
+        "request-transformer" => Settings::RequestTransformer(Box::new(http_plugins::request_transformer(&config))),
+        "response-transformer" => Settings::ResponseTransformer(Box::new(http_plugins::response_transformer(&config))),
         _ => return None,
     };
     Some(Plugin { mode, settings, scope: scope.clone() })

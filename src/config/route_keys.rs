@@ -1,6 +1,10 @@
 //! The sections below a route in the table of keys, and the keys of each plugin.
 
 use super::gate_keys::{ACL, BASIC_AUTH, KEY_AUTH, RATE_LIMITING};
+use super::http_keys::{
+    BOT_DETECTION, CORRELATION_ID, CORS, IP_RESTRICTION, REQUEST_SIZE_LIMITING, REQUEST_TERMINATION,
+    REQUEST_TRANSFORMER, RESPONSE_TRANSFORMER,
+};
 use super::jwt_keys::JWT;
 use super::shape::{Key, Leaf, Shape};
 
@@ -92,7 +96,14 @@ macro_rules! plugin {
 pub(super) const PLUGINS: &[(&str, &[Key])] = &[
     ("acl", plugin!("acl", ACL, "Which groups of `consumers` may call; behind a plugin that identifies them.")),
     ("basic-auth", plugin!("basic-auth", BASIC_AUTH, "Name and password of one of `consumers`.")),
+    (
+        "bot-detection",
+        plugin!("bot-detection", BOT_DETECTION, "Keeps out programs whose User-Agent says that they are bots."),
+    ),
+    ("correlation-id", plugin!("correlation-id", CORRELATION_ID, "Gives an id to each request that has none.")),
+    ("cors", plugin!("cors", CORS, "What scripts of other origins may do; browsers heed it.")),
     ("fault", FAULT),
+    ("ip-restriction", plugin!("ip-restriction", IP_RESTRICTION, "Which addresses may call. At least one list.")),
     (
         "jwt",
         plugin!(
@@ -103,6 +114,34 @@ pub(super) const PLUGINS: &[(&str, &[Key])] = &[
     ),
     ("key-auth", plugin!("key-auth", KEY_AUTH, "A key of one of `consumers`.")),
     ("rate-limiting", plugin!("rate-limiting", RATE_LIMITING, "So many requests of a caller in a time.")),
+    (
+        "request-size-limiting",
+        plugin!(
+            "request-size-limiting",
+            REQUEST_SIZE_LIMITING,
+            "Request bodies up to a size; else 413 `body_too_large`."
+        ),
+    ),
+    (
+        "request-termination",
+        plugin!("request-termination", REQUEST_TERMINATION, "Answers in the app's place, behind all other plugins."),
+    ),
+    (
+        "request-transformer",
+        plugin!(
+            "request-transformer",
+            REQUEST_TRANSFORMER,
+            "Changes method, target and headers of requests. Each item is `name:value`; the order is remove, rename, replace, add, append."
+        ),
+    ),
+    (
+        "response-transformer",
+        plugin!(
+            "response-transformer",
+            RESPONSE_TRANSFORMER,
+            "Changes headers of answers, outrigger's own too, in the same order. `remove: { headers: [Server, X-Powered-By] }` hides what an app is made of."
+        ),
+    ),
 ];
 
 /// Entries whose name is not known: their `config` cannot be judged.
@@ -113,17 +152,23 @@ pub(super) const ANY_PLUGIN: &[Key] = &[
 ];
 
 const NAME: Leaf = Leaf::Choice {
-    values: &["acl", "basic-auth", "fault", "jwt", "key-auth", "rate-limiting"],
-    later: &[
+    values: &[
+        "acl",
+        "basic-auth",
         "bot-detection",
         "correlation-id",
         "cors",
+        "fault",
         "ip-restriction",
+        "jwt",
+        "key-auth",
+        "rate-limiting",
         "request-size-limiting",
         "request-termination",
         "request-transformer",
         "response-transformer",
     ],
+    later: &[],
 };
 
 const MODE: Shape = Shape::Leaf(Leaf::Choice { values: &["enforce", "shadow"], later: &[] });

@@ -113,7 +113,6 @@ fn leaf(leaf: Leaf) -> Value {
         Leaf::RequestPath => pattern("^/[^#]*$"),
         Leaf::Network => pattern("^[0-9a-fA-F.:]+(/[0-9]{1,3})?$"),
         Leaf::Bool => json!({ "type": "boolean" }),
-        Leaf::OnlyFalse => json!({ "const": false }),
         Leaf::OnlyTrue => json!({ "const": true }),
         Leaf::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Leaf::Workers => json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 256 }, { "const": "auto" }] }),

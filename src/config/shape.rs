@@ -80,8 +80,6 @@ pub(super) enum Leaf {
     RequestPath,
     Network,
     Bool,
-    /// `true` comes later.
-    OnlyFalse,
     /// Being there says it all; `true` is what YAML wants behind a key.
     OnlyTrue,
     Integer {
@@ -135,10 +133,6 @@ impl Leaf {
             Self::RequestPath => values::request_path(scalar).map(drop),
             Self::Network => values::network(scalar).map(drop),
             Self::Bool => values::boolean(scalar).map(drop),
-            Self::OnlyFalse if values::boolean(scalar)? => {
-                Err(values::not_yet("true", "write false, or remove the key"))
-            }
-            Self::OnlyFalse => Ok(()),
             Self::OnlyTrue => upstream_values::only_true(scalar),
             Self::Integer { min, max } => values::integer(scalar, min, max).map(drop),
             Self::Workers => values::workers(scalar).map(drop),
@@ -171,7 +165,7 @@ impl Leaf {
             Self::Path => "a path",
             Self::RequestPath => "a path",
             Self::Network => "an IP address or network",
-            Self::Bool | Self::OnlyFalse => "true or false",
+            Self::Bool => "true or false",
             Self::OnlyTrue => "true",
             Self::Integer { .. } | Self::Fraction | Self::Percent => "a number",
             Self::Workers => "a number or auto",

@@ -3,14 +3,27 @@
 
 pub mod acl;
 pub mod basic_auth;
+pub mod bot_detection;
 pub mod consumers;
+pub mod correlation_id;
+pub mod cors;
+pub mod expression;
 pub mod fault;
+pub mod fields;
+pub mod ip_restriction;
 pub mod jwt;
 pub mod key_auth;
+mod query;
 pub mod rate_limiting;
+pub mod request_size_limiting;
+pub mod request_termination;
+pub mod request_transformer;
+pub mod response_transformer;
+mod settings;
+pub mod template;
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,10 +35,15 @@ use crate::names::SpiffeId;
 use crate::reason::Reason;
 use crate::telemetry::{Metrics, PluginCounts, PluginDecision};
 
+pub use settings::{Mode, Plugin, Settings};
+
 /// One plugin's part in a request's way.
 pub trait Filter: Send + Sync {
     /// Decides on a request before its endpoint is chosen. The head may be changed: what stands in it afterwards is sent.
     fn request(&self, call: &mut Call<'_>) -> Decision;
+
+    /// Sees a request that another filter ended before this one could run: keeps what `response` needs of it.
+    fn skipped(&self, _head: &request::Parts, _stash: &mut Extensions) {}
 
     /// Sees the head of every answer, those that another filter or outrigger itself gave included; this filter's own
     /// `request` may not have run then.
@@ -51,18 +69,21 @@ pub struct Call<'a> {
 pub struct Caller<'a> {
     /// Where the connection comes from.
     pub address: IpAddr,
+    pub port: u16,
+    /// Where it was accepted.
+    pub local: SocketAddr,
     /// Where the request comes from: `address`, or what a peer whose forwarding headers are believed says of it.
     pub client: IpAddr,
     /// The verified identity of a mesh peer.
     pub identity: Option<&'a SpiffeId>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Caller<'static> {
     /// Somebody without an identity.
     fn at(address: impl Into<IpAddr>) -> Self {
         let address = address.into();
-        Self { address, client: address, identity: None }
+        Self { address, port: 40_000, local: ([127, 0, 0, 1], 20_000).into(), client: address, identity: None }
     }
 }
 
@@ -154,6 +175,13 @@ impl Decision {
         Self { delay: Duration::ZERO, end: Some(Box::new(refuse)) }
     }
 
+    /// A refusal in a plugin's own words.
+    #[must_use]
+    pub fn refuse_with(reason: Reason, detail: impl Into<String>, wording: Wording) -> Self {
+        let refuse = End::Refuse { reason, detail: detail.into(), headers: HeaderMap::new(), wording: Some(wording) };
+        Self { delay: Duration::ZERO, end: Some(Box::new(refuse)) }
+    }
+
     #[must_use]
     pub fn ask(ask: Ask) -> Self {
         Self { delay: Duration::ZERO, end: Some(Box::new(End::Ask(ask))) }
@@ -175,76 +203,6 @@ impl Context {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, limiters: Arc<rate_limiting::Limiters>) -> Self {
         Self { metrics, consumers: Arc::default(), limiters, jwt: Arc::default() }
-    }
-}
-
-/// A plugin as configured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plugin {
-    pub mode: Mode,
-    pub settings: Settings,
-    /// The part of the configuration that it stands in, by name: what it remembers is that part's.
-    pub scope: Arc<str>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Enforce,
-    /// Counts what it would have done, and lets the request pass as it came.
-    Shadow,
-}
-
-/// What each plugin is told. One variant a plugin.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Settings {
-    Acl(acl::Settings),
-    BasicAuth(basic_auth::Settings),
-    Fault(fault::Settings),
-    Jwt(jwt::Settings),
-    /// `jwt` in Kong's form.
-    KongJwt(jwt::kong::Settings),
-    KeyAuth(key_auth::Settings),
-    RateLimiting(Box<rate_limiting::Settings>),
-}
-
-impl Settings {
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Acl(_) => "acl",
-            Self::BasicAuth(_) => "basic-auth",
-            Self::Fault(_) => "fault",
-            Self::Jwt(_) | Self::KongJwt(_) => "jwt",
-            Self::KeyAuth(_) => "key-auth",
-            Self::RateLimiting(_) => "rate-limiting",
-        }
-    }
-
-    /// Higher runs first, for requests and answers alike: Kong's numbers where Kong has the plugin. `fault` has none of
-    /// Kong's: it stands behind all that decides who may call, as faults are for those who may.
-    const fn priority(&self) -> u32 {
-        match self {
-            Self::KeyAuth(_) => 1250,
-            Self::BasicAuth(_) => 1100,
-            Self::Acl(_) => 950,
-            Self::RateLimiting(_) => 910,
-            Self::Fault(_) => 5,
-            Self::Jwt(_) | Self::KongJwt(_) => 1450,
-        }
-    }
-
-    fn build(&self, scope: &str, context: &Context) -> Box<dyn Filter> {
-        match self {
-            Self::Acl(settings) => Box::new(acl::Acl::new(settings.clone())),
-            Self::BasicAuth(settings) => Box::new(basic_auth::BasicAuth::new(settings, &context.consumers)),
-            Self::Fault(settings) => Box::new(fault::Fault::new(settings.clone())),
-            Self::Jwt(settings) => Box::new(context.jwt.filter(settings)),
-            Self::KongJwt(settings) => Box::new(jwt::kong::KongJwt::new(settings.clone(), &context.consumers)),
-            Self::KeyAuth(settings) => Box::new(key_auth::KeyAuth::new(settings.clone(), &context.consumers)),
-            Self::RateLimiting(settings) => {
-                Box::new(rate_limiting::RateLimiting::new(settings, scope, &context.limiters, &context.metrics))
-            }
-        }
     }
 }
 
@@ -334,6 +292,9 @@ impl Chain {
                 ran.end = decision.end;
             }
             if ran.end.is_some() {
+                for skipped in links[at + 1..].iter().filter(|link| !link.shadow) {
+                    skipped.filter.skipped(head, stash);
+                }
                 break;
             }
         }

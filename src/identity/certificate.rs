@@ -37,6 +37,14 @@ pub(super) fn facts(der: &CertificateDer<'_>) -> Result<Facts, PeerError> {
     })
 }
 
+/// How many authorities may stand between this one and a leaf; `None` where it does not say.
+pub(super) fn path_len(der: &CertificateDer<'_>) -> Result<Option<u32>, PeerError> {
+    let certificate = parse(der)?;
+    let constraints = certificate.basic_constraints();
+    let constraints = constraints.map_err(|error| PeerError::Malformed { cause: error.to_string() })?;
+    Ok(constraints.and_then(|extension| extension.value.path_len_constraint))
+}
+
 /// The identity that a leaf claims: its one URI SAN. A leaf with two is two identities, so it is none
 /// (SPIFFE X509-SVID §2); the common name is never looked at.
 pub(super) fn spiffe_id(der: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {

@@ -175,8 +175,11 @@ fn check_chain(
 }
 
 fn verifier(id: SpiffeId, roots: &[CertificateDer<'static>]) -> Result<Verifier, IdentityError> {
+    let path_lens = roots.iter().map(certificate::path_len).collect::<Result<_, _>>();
+    let path_lens = path_lens.map_err(|error| IdentityError::Root(error.to_string()))?;
     let (roots, _) = anchors(roots)?;
-    Ok(Verifier::new(id, Arc::new(roots), PROVIDER.signature_verification_algorithms))
+    let verifier = Verifier::new(id, Arc::new(roots), PROVIDER.signature_verification_algorithms);
+    Ok(verifier.with_path_lens(path_lens))
 }
 
 fn anchors(roots: &[CertificateDer<'static>]) -> Result<(RootCertStore, SystemTime), IdentityError> {

@@ -12,7 +12,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, InvalidMessage, OtherError, RootCertStore,
     SignatureScheme,
 };
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::certificate::spiffe_id;
 use crate::names::{ServiceName, SpiffeError, SpiffeId};
@@ -110,12 +110,32 @@ fn classify_certificate(cause: &CertificateError) -> HandshakeOutcome {
 pub(super) struct Verifier {
     ours: SpiffeId,
     roots: Arc<RootCertStore>,
+    /// How many authorities may stand below each of `roots`; webpki looks at those of intermediates alone.
+    path_lens: Vec<Option<u32>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
     pub(super) fn new(ours: SpiffeId, roots: Arc<RootCertStore>, algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { ours, roots, algorithms }
+        Self { ours, roots, path_lens: Vec::new(), algorithms }
+    }
+
+    /// Holds chains to the `pathLenConstraint` of the root that they lead to, in the order of the roots.
+    pub(super) fn with_path_lens(self, path_lens: Vec<Option<u32>>) -> Self {
+        Self { path_lens, ..self }
+    }
+
+    /// RFC 5280 §4.2.1.9: authorities between root and leaf, self-issued ones apart, as they appear when keys change.
+    fn check_length(&self, path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
+        let below = path.intermediate_certificates().filter(|middle| middle.subject() != middle.issuer()).count();
+        let anchor = path.anchor();
+        let limits = self.roots.roots.iter().zip(&self.path_lens);
+        let mut own = limits.filter(|(root, _)| *root == anchor).map(|(_, limit)| *limit).peekable();
+        // One of them that is listed twice may be listed without a limit.
+        if own.peek().is_none() || own.any(|limit| limit.is_none_or(|most| below <= most as usize)) {
+            return Ok(());
+        }
+        Err(webpki::Error::PathLenConstraintViolated)
     }
 
     /// Chain, purpose and validity of any chain; also used on our own, before it is installed.
@@ -128,8 +148,9 @@ impl Verifier {
     ) -> Result<(), rustls::Error> {
         let certificate = EndEntityCert::try_from(leaf).map_err(|error| refusal(&error))?;
         let anchors = &self.roots.roots;
+        let length = |path: &VerifiedPath<'_>| self.check_length(path);
         certificate
-            .verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, None)
+            .verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, Some(&length))
             .map(drop)
             .map_err(|error| refusal(&error))
     }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 
 use tokio::sync::Notify;
 
+use super::frames::Excess;
 use crate::names::SpiffeId;
 
 /// Who is at the other end.
@@ -42,10 +43,20 @@ pub struct Connection {
     in_flight: AtomicU32,
     /// Milliseconds since `began`, plus one, when the first bytes of a head came; 0 while none is being read.
     head_since: AtomicU64,
+    /// The same, for a head of HTTP/2 that is not complete; other requests may be under way beside it.
+    block_since: AtomicU64,
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
     /// The last write found that the peer takes no more.
     blocked: AtomicBool,
+    /// Answers of which the next piece is the client's to take.
+    untaken: AtomicU32,
+    /// Grows with each request and each piece of an answer.
+    progress: AtomicU32,
+    /// `Excess` of frames, as a number; 0 while there is none.
+    excess: AtomicU8,
+    /// Header fields that a request may have, where the protocol's own parser does not count them.
+    most_headers: AtomicUsize,
     closing: AtomicBool,
     cut: AtomicBool,
     /// Tunnels that wait to be cut.
@@ -71,8 +82,13 @@ impl Connection {
             began: Instant::now(),
             in_flight: AtomicU32::new(0),
             head_since: AtomicU64::new(0),
+            block_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            untaken: AtomicU32::new(0),
+            progress: AtomicU32::new(0),
+            excess: AtomicU8::new(0),
+            most_headers: AtomicUsize::new(usize::MAX),
             closing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             cutting: Notify::new(),
@@ -140,6 +156,7 @@ impl Connection {
 
     pub(super) fn request_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.progressed();
         self.head_since.store(0, Ordering::Relaxed);
     }
 
@@ -168,8 +185,59 @@ impl Connection {
         rests.then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
     }
 
+    /// A head of HTTP/2 began with the bytes just read.
+    pub(super) fn block_began(&self) {
+        self.block_since.store(self.millis() + 1, Ordering::Relaxed);
+    }
+
+    /// No head of HTTP/2 is incomplete now.
+    pub(super) fn block_ended(&self) {
+        self.block_since.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_excess(&self, excess: Excess) {
+        self.excess.store(1 + excess as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn excess(&self) -> Option<Excess> {
+        [Excess::Frames, Excess::Resets].into_iter().find(|one| self.excess.load(Ordering::Relaxed) == 1 + *one as u8)
+    }
+
+    pub(super) fn set_most_headers(&self, most: usize) {
+        self.most_headers.store(most, Ordering::Relaxed);
+    }
+
+    /// How many header fields a request may have.
+    pub fn most_headers(&self) -> usize {
+        self.most_headers.load(Ordering::Relaxed)
+    }
+
+    /// The next piece of an answer is the client's to take (`true`), or its service's to give.
+    pub(super) fn note_untaken(&self, untaken: bool) {
+        if untaken {
+            self.untaken.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.untaken.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn progressed(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where every request under way waits for the client to take its answer: a number that changes when anything moves.
+    pub(super) fn waits_for_client(&self) -> Option<u32> {
+        let busy = self.in_flight.load(Ordering::Relaxed);
+        let waits = busy > 0 && self.untaken.load(Ordering::Relaxed) >= busy;
+        waits.then(|| self.progress.load(Ordering::Relaxed))
+    }
+
     /// How long it may stay as it is, and which limit that would be; `None` while a request is under way.
     pub(super) fn patience(&self, head: Duration, idle: Duration) -> Option<(Instant, Limit)> {
+        let block = self.block_since.load(Ordering::Relaxed);
+        if block != 0 {
+            return Some((self.at(block - 1) + head, Limit::Head));
+        }
         if self.is_busy() {
             return None;
         }
@@ -218,4 +286,6 @@ impl Drop for Hold {
 pub(super) enum Limit {
     Head,
     Idle,
+    /// Of a client that does not take its answers.
+    Untaken,
 }

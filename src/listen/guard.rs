@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::connection::Connection;
+use super::frames::{Frames, Standing};
 use super::sniff::Prefix;
 use crate::stream::Stream;
 
@@ -19,6 +20,8 @@ pub(super) struct Guarded<S> {
     prefix: Prefix,
     connection: Arc<Connection>,
     held: Option<&'static [u8]>,
+    /// Where it is HTTP/2.
+    frames: Option<Frames>,
 }
 
 impl<S> Guarded<S> {
@@ -26,7 +29,40 @@ impl<S> Guarded<S> {
         if !prefix.is_empty() {
             connection.bytes_came();
         }
-        Self { stream, prefix, connection, held: None }
+        Self { stream, prefix, connection, held: None, frames: None }
+    }
+
+    /// The same for HTTP/2, whose preface is `prefix`.
+    pub(super) fn framed(stream: S, prefix: Prefix, connection: Arc<Connection>) -> Self {
+        // Until the first frame is here, a head is being waited for.
+        connection.block_began();
+        let frames = Some(Frames::new(connection.peer.tls.is_some()));
+        Self { stream, prefix, connection, held: None, frames }
+    }
+
+    /// Looks at bytes that came.
+    fn came(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else {
+            self.connection.bytes_came();
+            return Ok(());
+        };
+        match frames.read(bytes) {
+            Ok(Standing::Whole) => self.connection.block_ended(),
+            Ok(Standing::Begun) => self.connection.block_began(),
+            Ok(Standing::Unfinished) => {}
+            Err(excess) => {
+                self.connection.note_excess(excess);
+                return Err(io::Error::other("too many frames that bring nothing"));
+            }
+        }
+        Ok(())
+    }
+
+    fn went(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, &written) {
+            frames.sent(*bytes);
+        }
+        written
     }
 
     /// The stream, with what was held back.
@@ -70,7 +106,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            self.connection.bytes_came();
+            self.came(&buffer.filled()[before..])?;
         }
         Poll::Ready(Ok(()))
     }
@@ -83,7 +119,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.connection.note_blocked(written.is_pending());
-        written
+        self.went(written)
     }
 
     fn poll_write_vectored(
@@ -98,7 +134,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.connection.note_blocked(written.is_pending());
-        written
+        self.went(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -17,13 +17,14 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Limit};
+use super::frames::Excess;
 use super::guard::{Guarded, tell_and_close};
 use super::sniff::{Prefix, Protocol, sniff};
 use super::{Accept, Gauged, Listener, Settings};
 use crate::late::{Flush, Late};
 use crate::reason::Reason;
 use crate::stream::Stream;
-use crate::telemetry::ConnectionState;
+use crate::telemetry::{ConnectionState, CutCause};
 
 /// Serves one connection until it ends. `alpn` is what TLS negotiated, if anything.
 pub(super) async fn serve<A, S>(
@@ -50,23 +51,56 @@ pub(super) async fn serve<A, S>(
         };
         match sniffed {
             Ok(found) => found,
-            Err(_) => return,
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::TimedOut {
+                    listener.metrics.connection_cut(listener.direction, CutCause::SlowHead);
+                }
+                return;
+            }
         }
     };
-    let io = Guarded::new(stream, prefix, connection.clone());
     let _listed = listener.open.list(&connection);
     if listener.lifecycle.is_draining() {
         connection.begin_close();
     }
     match protocol {
-        // Boxed: a connection keeps space for the larger of the two.
-        Protocol::Http1 => Box::pin(serve_http1(io, &connection, settings, &handler)).await,
-        Protocol::Http2 => Box::pin(serve_http2(io, &connection, settings, &handler)).await,
+        Protocol::Http1 => {
+            let io = Guarded::new(stream, prefix, connection.clone());
+            // Boxed: a connection keeps space for the larger of the two.
+            Box::pin(serve_http1(listener, io, &connection, settings, &handler)).await;
+        }
+        Protocol::Http2 => {
+            let io = Guarded::framed(stream, prefix, connection.clone());
+            connection.set_most_headers(settings.headers);
+            let ended = Box::pin(serve_http2(io, &connection, settings, &handler)).await;
+            let excess = connection.excess().map(|excess| match excess {
+                Excess::Frames => CutCause::FrameFlood,
+                Excess::Resets => CutCause::ResetFlood,
+            });
+            if let Some(cause) = excess.or(cut_cause(&ended)) {
+                tracing::warn!(peer = connection.peer_text, cause = cause.as_str(), "an HTTP/2 connection is cut");
+                listener.metrics.connection_cut(listener.direction, cause);
+            }
+        }
     }
 }
 
-async fn serve_http1<A, S>(mut io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
-where
+/// How a connection that is cut for its slowness is counted.
+fn cut_cause(ended: &Ended) -> Option<CutCause> {
+    match ended {
+        Ended::Overdue(Limit::Head) => Some(CutCause::SlowHead),
+        Ended::Overdue(Limit::Untaken) => Some(CutCause::SlowReader),
+        Ended::Overdue(Limit::Idle) | Ended::ByItself(_) | Ended::Cut | Ended::AtRest => None,
+    }
+}
+
+async fn serve_http1<A, S>(
+    listener: &Listener<A>,
+    mut io: Guarded<S>,
+    connection: &Arc<Connection>,
+    settings: Settings,
+    handler: &Arc<A>,
+) where
     A: Accept,
     S: Stream,
 {
@@ -100,6 +134,9 @@ where
         drop(parts.read_buf);
         rest(&io, connection, settings.idle).await;
     };
+    if let Some(cause) = cut_cause(&ended) {
+        listener.metrics.connection_cut(listener.direction, cause);
+    }
     let (stream, held) = io.into_parts();
     let answer = match ended {
         Ended::ByItself(Err(error)) if error.is_parse() => {
@@ -114,13 +151,13 @@ where
             let detail = format!("the head was not complete within {:?}", settings.head);
             handler.refuse(connection, Reason::RequestTimeout, &detail)
         }
-        Ended::Overdue(Limit::Idle) | Ended::Cut | Ended::AtRest => return,
+        Ended::Overdue(Limit::Idle | Limit::Untaken) | Ended::Cut | Ended::AtRest => return,
     };
     // Boxed: rare, and every connection would carry its buffer about.
     Box::pin(tell_and_close(stream, &answer)).await;
 }
 
-async fn serve_http2<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>)
+async fn serve_http2<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>) -> Ended
 where
     A: Accept,
     S: Stream,
@@ -131,6 +168,8 @@ where
         .auto_date_header(false)
         .enable_connect_protocol()
         .max_concurrent_streams(settings.h2_streams)
+        // Streams whose own fault makes us reset them (CVE-2025-8671), over the connection's life.
+        .max_local_error_reset_streams(if connection.peer.tls.is_some() { PEER_ERROR_RESETS } else { ERROR_RESETS })
         .max_header_list_size(u32::try_from(settings.head_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -140,12 +179,10 @@ where
     let (io, flush) = Late::new(io);
     let http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
     let mut http = FlushedHttp2 { http, flush };
-    // From here on a head is a frame among others, so only idleness is limited.
-    let settings = Settings { head: settings.idle, ..settings };
     watch(Pin::new(&mut http), connection, settings, None, |http| {
         Pin::new(&mut http.get_mut().http).graceful_shutdown();
     })
-    .await;
+    .await
 }
 
 /// An HTTP/2 connection that is flushed after each poll.
@@ -174,7 +211,7 @@ fn service<A: Accept>(
     let connection = connection.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         connection.request_began();
-        let busy = Some(InRequest(connection.clone()));
+        let busy = Some(InRequest { connection: connection.clone(), untaken: false });
         let version = request.version();
         let answer = tower::Service::call(&mut inner.clone(), request);
         Answering { answer, version, busy }
@@ -201,12 +238,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut response) = ready!(this.answer.poll(cx));
-        let busy = this.busy.take();
-        let closing = busy.as_ref().is_some_and(|busy| busy.0.is_closing());
+        let mut busy = this.busy.take().expect("a future is not polled after its end");
+        let closing = busy.connection.is_closing();
         if *this.version < Version::HTTP_2 && closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(Ok(response.map(|body| Busy { body, _busy: busy })))
+        busy.set_untaken(true);
+        Poll::Ready(Ok(response.map(|body| Busy { body, busy })))
     }
 }
 
@@ -249,6 +287,7 @@ where
     let timer = tokio::time::sleep(pace);
     tokio::pin!(timer);
     let mut drain = Drain::No;
+    let mut stall = Stall::default();
     std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = http.as_mut().poll(cx) {
@@ -281,6 +320,9 @@ where
                 }
                 Some((end, limit)) if end <= now => return Poll::Ready(Ended::Overdue(limit)),
                 Some((end, _)) => end.min(quiet.unwrap_or(now + pace)),
+                None if stall.lasts(connection.waits_for_client(), now, settings.idle) => {
+                    return Poll::Ready(Ended::Overdue(Limit::Untaken));
+                }
                 // Whatever comes after the request under way cannot be overdue before this.
                 None => now + pace,
             };
@@ -302,17 +344,51 @@ enum Drain {
     Asked,
 }
 
+/// Whether a client leaves its answers where they are.
+#[derive(Default)]
+struct Stall {
+    since: Option<(u32, std::time::Instant)>,
+}
+
+impl Stall {
+    /// `waits`: see `Connection::waits_for_client`. True once that has been the same for as long as `limit`.
+    fn lasts(&mut self, waits: Option<u32>, now: std::time::Instant, limit: Duration) -> bool {
+        match (waits, self.since) {
+            (Some(at), Some((seen, since))) if at == seen => now - since >= limit,
+            (waits, _) => {
+                self.since = waits.map(|at| (at, now));
+                false
+            }
+        }
+    }
+}
+
 fn reason_of(error: &hyper::Error) -> (Reason, String) {
     let reason = if error.is_parse_too_large() { Reason::HeadTooLarge } else { Reason::BadRequest };
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     (reason, format!("{error}{cause}"))
 }
 
-struct InRequest(Arc<Connection>);
+/// A request under way.
+struct InRequest {
+    connection: Arc<Connection>,
+    /// It has an answer, and its next piece is the client's to take.
+    untaken: bool,
+}
+
+impl InRequest {
+    fn set_untaken(&mut self, untaken: bool) {
+        if self.untaken != untaken {
+            self.untaken = untaken;
+            self.connection.note_untaken(untaken);
+        }
+    }
+}
 
 impl Drop for InRequest {
     fn drop(&mut self) {
-        self.0.request_ended();
+        self.set_untaken(false);
+        self.connection.request_ended();
     }
 }
 
@@ -321,7 +397,7 @@ pin_project! {
     pub(super) struct Busy<B> {
         #[pin]
         body: B,
-        _busy: Option<InRequest>,
+        busy: InRequest,
     }
 }
 
@@ -330,7 +406,11 @@ impl<B: Body<Data = Bytes>> Body for Busy<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let polled = this.body.poll_frame(cx);
+        this.busy.set_untaken(polled.is_ready());
+        this.busy.connection.progressed();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -347,5 +427,7 @@ const REST: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(250);
 const READ_BUFFER: usize = 64 * 1024;
 const HYPER_HEADERS: usize = 100;
+const ERROR_RESETS: usize = 256;
+const PEER_ERROR_RESETS: usize = 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;

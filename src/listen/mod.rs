@@ -2,10 +2,13 @@
 //! handler does.
 
 mod connection;
+mod frames;
 mod guard;
 mod http;
 mod open;
+mod places;
 mod plain_peers;
+mod proxied;
 mod sniff;
 mod tls;
 
@@ -21,6 +24,7 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
@@ -29,11 +33,13 @@ use crate::lifecycle::Lifecycle;
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::stream::Stream;
-use crate::telemetry::{ConnectionState, Direction, Metrics};
+use crate::telemetry::{ConnectionState, CutCause, Direction, Metrics, ProxyHeader};
 
 pub use connection::{Connection, Hold, Peer};
 pub use open::OpenConnections;
 pub use plain_peers::PlainPeers;
+
+use places::{Full, Place, Places};
 
 /// What a listener allows. Reloadable: a connection keeps what it began with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +150,8 @@ pub struct Listener<A> {
     pub direction: Direction,
     pub security: Security,
     pub settings: Arc<Published<Settings>>,
+    /// Who must begin with a PROXY header, which nobody else may send; empty: not looked for. Reloadable.
+    pub proxied_by: Arc<Published<Vec<IpNet>>>,
     pub targets: Vec<Target<A>>,
     pub metrics: Arc<Metrics>,
     /// Ends accepting when it drains; its tasks are the connections.
@@ -167,7 +175,7 @@ impl<A: Accept> Listener<A> {
         let this = Arc::new(self);
         let drained = this.lifecycle.drained();
         tokio::pin!(drained);
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(Places::default());
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
@@ -199,14 +207,18 @@ impl<A: Accept> Listener<A> {
         }
     }
 
-    fn hand_out(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, local: SocketAddr, open: &Arc<AtomicUsize>) {
+    fn hand_out(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, local: SocketAddr, open: &Arc<Places>) {
         let settings = **self.settings.peek();
-        let count = Counted::enter(open.clone());
         let Some(target) = self.targets.iter().min_by_key(|target| target.load.load(Ordering::Relaxed)) else { return };
-        if count.before >= settings.connections {
-            self.turn_away(&socket, peer, local, target);
-            return;
-        }
+        // Those who call out are our own app, at one address; a load balancer's clients share once they are known.
+        let fair = self.direction == Direction::Inbound && !proxied::is_among(&self.proxied_by.peek(), peer.ip());
+        let mut place = match open.take(peer.ip(), settings.connections, fair) {
+            Ok(place) => place,
+            Err(full) => {
+                self.turn_away(&socket, peer, local, &target.handler, full);
+                return;
+            }
+        };
         let on_worker = Counted::enter(target.load.clone());
         let (listener, handler) = (self.clone(), target.handler.clone());
         let moved = match move_to(socket, &target.runtime) {
@@ -217,27 +229,52 @@ impl<A: Accept> Listener<A> {
             }
         };
         self.lifecycle.spawn_on(&target.runtime, "connection", async move {
-            let _counts = (count, on_worker);
+            let _count = on_worker;
             match moved.arrive() {
-                Ok(socket) => listener.serve(socket, peer, local, settings, handler).await,
+                Ok(socket) => listener.serve(socket, (peer, &mut place), local, settings, handler).await,
                 Err(error) => tracing::debug!(%error, "a connection was lost on its way to its worker"),
             }
         });
     }
 
     /// Over the cap: a plain client is told why, all are closed.
-    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, local: SocketAddr, target: &Target<A>) {
+    fn turn_away(&self, socket: &TcpStream, peer: SocketAddr, local: SocketAddr, handler: &Arc<A>, full: Full) {
+        let cause = match full {
+            Full::Cap => CutCause::OverCap,
+            Full::Share => CutCause::OverShare,
+        };
+        self.metrics.connection_cut(self.direction, cause);
         let connection = Connection::new(Peer { address: peer, tls: None }, local);
-        let answer =
-            target.handler.refuse(&connection, Reason::Overloaded, "the listener's cap on connections is reached");
+        let answer = handler.refuse(&connection, Reason::Overloaded, &full.to_string());
         if matches!(self.security, Security::Plain) {
             let _ = socket.try_write(&answer);
         }
     }
 
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr, local: SocketAddr, settings: Settings, handler: Arc<A>) {
+    async fn serve(
+        &self,
+        mut socket: TcpStream,
+        (mut peer, place): (SocketAddr, &mut Place),
+        local: SocketAddr,
+        settings: Settings,
+        handler: Arc<A>,
+    ) {
         // Without it small answers wait for acknowledgements (Nagle).
         let _ = socket.set_nodelay(true);
+        let trusts = {
+            let trusted = self.proxied_by.peek();
+            (!trusted.is_empty()).then(|| proxied::is_among(&trusted, peer.ip()))
+        };
+        if let Some(trusts) = trusts {
+            match self.origin(&mut socket, (peer, trusts), local, settings, &handler).await {
+                Some(client) => peer = client,
+                None => return,
+            }
+            if let Err(full) = place.pass_to(peer.ip(), settings.connections) {
+                self.turn_away(&socket, peer, local, &handler, full);
+                return;
+            }
+        }
         match &self.security {
             Security::Plain => self.serve_plain(socket, peer, local, settings, handler).await,
             Security::Strict(identity) | Security::Permissive(identity) => {
@@ -270,6 +307,43 @@ impl<A: Accept> Listener<A> {
                         tracing::warn!(%peer, outcome = outcome.as_str(), cause, "refused: TLS handshake failed");
                     }
                 }
+            }
+        }
+    }
+
+    /// The address that counts as the peer's where PROXY headers are wanted; `None`: to be closed, which is told.
+    async fn origin(
+        &self,
+        socket: &mut TcpStream,
+        (source, trusted): (SocketAddr, bool),
+        local: SocketAddr,
+        settings: Settings,
+        handler: &Arc<A>,
+    ) -> Option<SocketAddr> {
+        let strict = matches!(self.security, Security::Strict(_));
+        let limit = if matches!(self.security, Security::Plain) { settings.head } else { settings.handshake };
+        let silence = (handler.is_raw() && !strict).then_some(SILENCE);
+        let handshaking = Gauged::enter(&self.metrics, self.direction, ConnectionState::Handshaking);
+        let heard = proxied::origin(socket, source, trusted, limit, silence).await;
+        drop(handshaking);
+        match heard {
+            Ok((peer, outcome)) => {
+                if let Some(outcome) = outcome {
+                    self.metrics.proxy_header(outcome);
+                }
+                Some(peer)
+            }
+            Err(proxied::Refused { outcome, cause }) => {
+                self.metrics.proxy_header(outcome);
+                if outcome == ProxyHeader::Closed {
+                    tracing::debug!(peer = %source, cause, "closed before a PROXY header");
+                    return None;
+                }
+                tracing::warn!(peer = %source, outcome = outcome.as_str(), cause, "refused: PROXY protocol");
+                let connection = Connection::new(Peer { address: source, tls: None }, local);
+                // Counted and logged; who speaks another protocol would not understand an answer.
+                handler.refuse(&connection, Reason::BadRequest, &cause);
+                None
             }
         }
     }
@@ -329,13 +403,12 @@ impl Moved {
 /// Counts as long as it lives.
 struct Counted {
     counter: Arc<AtomicUsize>,
-    before: usize,
 }
 
 impl Counted {
     fn enter(counter: Arc<AtomicUsize>) -> Self {
-        let before = counter.fetch_add(1, Ordering::Relaxed);
-        Self { counter, before }
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self { counter }
     }
 }
 

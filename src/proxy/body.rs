@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::gather::{Begun, Whole};
 use crate::reason::Reason;
 use crate::service::Lease;
-use crate::upstream::Tethered;
+use crate::upstream::{BodyFate, Tethered};
 
 /// The body of an answer. Dropped before its end, its exchange counts as left by the client.
 pub struct ResponseBody {
@@ -87,6 +87,10 @@ impl Body for ResponseBody {
                 if ended {
                     exchange.finish();
                 }
+            }
+            // A body that is cut takes the answer with it.
+            Poll::Ready(Some(Err(_))) if exchange.upload_fate() == BodyFate::TooLong => {
+                exchange.broke(Reason::BodyTooLarge, "");
             }
             Poll::Ready(Some(Err(error))) => exchange.broke(error.reason(), &error.to_string()),
             Poll::Ready(None) => exchange.finish(),

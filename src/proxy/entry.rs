@@ -7,6 +7,7 @@ use crate::access::{Ask, Gate, Request, Standing, Verdict};
 use crate::listen::Connection;
 use crate::published::Published;
 use crate::reason::Reason;
+use crate::route;
 use crate::telemetry::{Authorization, AuthorizationCounts, Metrics};
 
 /// The gate and what it decided so far.
@@ -38,13 +39,20 @@ impl Entry {
         if gate.reads_paths() {
             passage::normalise(head)?;
         }
-        let request = Request {
-            method: &head.method,
-            path: head.uri.path(),
-            authority: headers::host_of(head),
-            headers: &head.headers,
+        let judge = |path| {
+            let (method, authority) = (&head.method, headers::host_of(head));
+            gate.judge(ask(connection, Some(Request { method, path, authority, headers: &head.headers })), standing)
         };
-        self.settle(gate.judge(ask(connection, Some(request)), standing))
+        let path = head.uri.path();
+        let mut verdict = judge(path);
+        // What is denied stays so for an app that decodes slashes or cuts parameters off segments.
+        if gate.reads_paths()
+            && !matches!(verdict, Verdict::Denied(_))
+            && let Some(widest) = route::widest(path)
+        {
+            verdict = judge(&widest);
+        }
+        self.settle(verdict)
     }
 
     /// As `admit`, for a connection without HTTP.

@@ -7,11 +7,12 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::Refusal;
 use crate::clock;
+use crate::filter::request_size_limiting::BodyCap;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route::Slot;
 use crate::service::{Endpoint, Permit, Service};
-use crate::telemetry::access_log::{redacted, timestamp};
+use crate::telemetry::access_log::{harmless, redacted, timestamp};
 use crate::telemetry::trace::{self, TraceContext};
 use crate::telemetry::{AccessLine, AccessLog, Flow};
 use crate::upstream::{BodyFate, BodyWatch};
@@ -28,6 +29,8 @@ pub(super) struct Exchange {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     upload: Option<Arc<BodyWatch>>,
+    /// What a plugin lets its body have.
+    cap: Option<BodyCap>,
     /// Held to the last byte.
     permit: Option<Permit>,
     /// Health checks are let in whatever the limits.
@@ -96,6 +99,7 @@ impl Exchange {
             bytes_in: 0,
             bytes_out: 0,
             upload: None,
+            cap: None,
             permit: None,
             exempt: false,
             finished: false,
@@ -144,6 +148,14 @@ impl Exchange {
 
     pub(super) fn uploads(&mut self, watch: Arc<BodyWatch>) {
         self.upload = Some(watch);
+    }
+
+    pub(super) fn caps_body(&mut self, cap: BodyCap) {
+        self.cap = Some(cap);
+    }
+
+    pub(super) fn body_cap(&self) -> Option<&BodyCap> {
+        self.cap.as_ref()
     }
 
     pub(super) fn upload_fate(&self) -> BodyFate {
@@ -231,6 +243,11 @@ impl Exchange {
         }
         self.finished = true;
         self.permit = None;
+        if let Some(cap) = self.cap.take()
+            && self.upload_fate() == BodyFate::TooLong
+        {
+            self.note(&cap.cut());
+        }
         let duration = self.began.elapsed();
         drop(self.slot.take());
         match self.reason {
@@ -267,8 +284,8 @@ impl Exchange {
             direction: self.flow.direction().as_str(),
             peer: &log.connection.peer_text,
             method: if self.raw { "" } else { log.method.as_str() },
-            host: &host,
-            path: &redacted(path),
+            host: &harmless(host),
+            path: &harmless(redacted(path)),
             protocol: if self.raw { "TCP" } else { protocol(log.version) },
             status: if self.raw { 0 } else { self.status.as_u16() },
             reason: self.reason.map_or("", Reason::code),

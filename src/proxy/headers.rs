@@ -5,40 +5,104 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
 use super::Refusal;
+use super::upgrade::Wish;
+use crate::listen::Connection;
 use crate::reason::Reason;
+use crate::route;
 use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE, TraceContext, X_REQUEST_ID};
 
-/// What must hold of a head before anything is done with it. hyper has parsed it; this is what it leaves to us.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+/// What must hold of a head before anything is done with it. hyper has parsed it; this is what it leaves to us. `connects`:
+/// CONNECT is taken here.
+pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refusal> {
     let (method, version, headers) = (request.method(), request.version(), request.headers());
     let bad = |detail: &str| Err(Refusal::new(Reason::BadRequest, detail));
-    if *method == http::Method::CONNECT {
+    if *method == http::Method::CONNECT && !connects {
         return bad("CONNECT leads only to a declared upstream with protocol: tcp, on the outbound listener");
     }
     if version < Version::HTTP_2 {
-        let mut hosts = headers.get_all(header::HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            // RFC 9112 §3.2: none or several must be answered with 400.
-            (None, _) if version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
-            (Some(_), Some(_)) => return bad("more than one Host"),
+        match headers.get(header::HOST) {
+            None if version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
+            Some(host) if !is_host(host.as_bytes()) => return bad("Host is no host"),
             _ => {}
         }
-        // RFC 9112 §6.1: both at once is how requests are smuggled.
-        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-            return bad("both Content-Length and Transfer-Encoding");
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next() {
+            // RFC 9112 §6.1: both at once is how requests are smuggled. Where the length comes second hyper has dropped it,
+            // and closes the connection after this request.
+            if headers.contains_key(header::CONTENT_LENGTH) {
+                return bad("both Content-Length and Transfer-Encoding");
+            }
+            // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
+            if version == Version::HTTP_10 {
+                return bad("Transfer-Encoding in HTTP/1.0");
+            }
+            // Only chunks are taken off here; the name of another coding would end here, too, and the coding go on.
+            if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return bad("a Transfer-Encoding other than chunked");
+            }
         }
-        // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
-        if version == Version::HTTP_10 && headers.contains_key(header::TRANSFER_ENCODING) {
-            return bad("Transfer-Encoding in HTTP/1.0");
-        }
+    }
+    // RFC 9113 §8.3.1: at most one Host.
+    if headers.contains_key(header::HOST) && headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return bad("more than one Host");
+    }
+    if request.uri().authority().is_some_and(|authority| !is_host(authority.as_str().as_bytes())) {
+        return bad("the target's authority is no host");
+    }
+    if route::is_ambiguous(request.uri().path()) {
+        return bad("a path that recipients read in several ways: a backslash, %00, or a dot segment in disguise");
     }
     match request.uri().path_and_query() {
         Some(path) if path.as_str().starts_with('/') => Ok(()),
         // `OPTIONS *` (RFC 9110 §9.3.7) has no meaning for one service behind many names.
         _ if *method == http::Method::OPTIONS && request.uri().path() == "*" => Ok(()),
-        // RFC 9112 §3.2.2: `http://orders` has an empty path, which is `/`.
-        None if request.uri().authority().is_some() => Ok(()),
+        // RFC 9112 §3.2.2: `http://orders` has an empty path, which is `/`. An authority alone is for CONNECT.
+        None if request.uri().scheme().is_some() || *method == http::Method::CONNECT => Ok(()),
         _ => bad("the path does not begin with /"),
+    }
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send the pairs of a Cookie as fields of their own; HTTP/1.1, and apps, know one.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let pairs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(pairs.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Holds a request of HTTP/2 to the number of header fields that a head of HTTP/1.1 was held to when it was parsed.
+pub(super) fn count(headers: &HeaderMap, connection: &Connection) -> Result<(), Refusal> {
+    if headers.len() <= connection.most_headers() {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::HeadTooLarge, format!("{} header fields", headers.len())))
+}
+
+/// The wish of a request to leave HTTP, if its head holds. Extended CONNECT is taken everywhere, the plain one where
+/// `connects` says so.
+pub(super) fn granted<B>(
+    wish: Result<Option<Wish>, Refusal>,
+    request: &Request<B>,
+    connects: bool,
+) -> Result<Option<Wish>, Refusal> {
+    let wish = wish?;
+    let takes = wish.as_ref().is_some_and(|wish| connects || !wish.is_connect());
+    check(request, takes).map(|()| wish)
+}
+
+/// A host and a port by their letters (RFC 3986 §3.2.2), without a user, which HTTP no longer has (RFC 9110 §4.2.4).
+fn is_host(bytes: &[u8]) -> bool {
+    bytes.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(c))
+}
+
+/// Where the target names the authority, Host has no say (RFC 9112 §3.2.2, 9113 §8.3.1): nothing may judge by it.
+pub(super) fn drop_second_host(head: &mut http::request::Parts) {
+    if head.uri.authority().is_some() {
+        head.headers.remove(header::HOST);
     }
 }
 
@@ -111,6 +175,16 @@ pub(super) fn strip_claims(headers: &mut HeaderMap) {
 /// writes them, so nobody is trusted with them.
 pub(super) fn strip_look_alikes(headers: &mut HeaderMap) {
     strip(headers, |name| name.contains('_') && (tells_of_hops(name) || tells_of_user(name)));
+}
+
+/// What may not come after a body: nothing has judged it, and many apps read trailers as headers.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers, |name| {
+        let framing = is_hop_by_hop(name) || matches!(name, "host" | "te" | "trailer" | "expect" | "max-forwards");
+        let credential = matches!(name, "authorization" | "cookie" | "set-cookie") || begins(name, "proxy-");
+        let ours = begins(name, "x-outrigger-") || matches!(name, "x-request-id" | "traceparent" | "tracestate");
+        framing || credential || ours || begins(name, "content-") || tells_of_hops(name) || tells_of_user(name)
+    });
 }
 
 fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
@@ -267,6 +341,19 @@ mod tests {
     }
 
     #[test]
+    fn trailers_tell_of_nobody() {
+        let kept = map(&[("x-checksum", "1"), ("etag", "1"), ("grpc-status", "0"), ("server-timing", "a")]);
+        let mut trailers = kept.clone();
+        for name in
+            ["x-forwarded-for", "x_consumer_id", "authorization", "content-length", "host", "x-outrigger-attempt"]
+        {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, kept);
+    }
+
+    #[test]
     fn what_connection_names_ends_here_and_framing_stays() {
         let mut headers = map(&[
             ("connection", "close, X-Secret, content-length"),
@@ -313,7 +400,20 @@ mod tests {
     #[test]
     fn ambiguous_heads_are_refused() {
         let request = |build: http::request::Builder| build.body(()).unwrap();
-        assert!(check(&request(Request::builder().uri("/").header("host", "a"))).is_ok());
+        for good in ["/", "/a%2Fb;c/.d", "/a/../b//c", "http://[::1]:80/a"] {
+            assert!(check(&request(Request::builder().uri(good).header("host", "a")), false).is_ok(), "{good}");
+        }
+        let ask = |host: &str| request(Request::builder().uri("/").header("host", host));
+        for host in ["a@b", "a b", "a/b", "a\\b", "\"a\"", "a#b", "a?b", "<a>", "\u{e9}"] {
+            assert!(check(&ask(host), false).is_err(), "{host}");
+        }
+        for host in ["", "a", "a:80", "[::1]:80", "a_b.c", "a%20"] {
+            assert!(check(&ask(host), false).is_ok(), "{host}");
+        }
+        for coding in ["gzip, chunked", "cow", "chunked;a", ""] {
+            let coded = Request::builder().uri("/").header("host", "a").header("transfer-encoding", coding);
+            assert!(check(&request(coded), false).is_err(), "{coding}");
+        }
         for bad in [
             Request::builder().uri("/"),
             Request::builder().uri("/").header("host", "a").header("host", "b"),
@@ -327,9 +427,11 @@ mod tests {
                 .header("host", "a")
                 .version(Version::HTTP_10)
                 .header("transfer-encoding", "chunked"),
+            Request::builder().uri("/..;/a").header("host", "a"),
+            Request::builder().uri("http://b@a/").header("host", "a"),
             Request::builder().uri("a:1").method("CONNECT").header("host", "a"),
         ] {
-            assert!(check(&request(bad)).is_err());
+            assert!(check(&request(bad), false).is_err());
         }
     }
 }

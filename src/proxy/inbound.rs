@@ -69,6 +69,8 @@ struct Caller {
     /// XFCC, made of the verified certificate.
     certificate: Option<HeaderValue>,
     standing: Standing,
+    /// It is this sidecar, whose app is this sidecar.
+    is_us: bool,
 }
 
 impl Inbound {
@@ -79,7 +81,11 @@ impl Inbound {
     async fn handle(&self, caller: &Caller, mut request: Request<Incoming>) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
+        let wish = if caller.is_us { Err(Refusal::circle()) } else { headers::granted(wish, &request, false) };
         let (mut head, body) = request.into_parts();
+        headers::drop_second_host(&mut head);
+        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
+        headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         let ids = headers::identify(&mut head.headers);
         let view = self.shared.view.snapshot();
@@ -143,10 +149,9 @@ impl Inbound {
         request: Request<Incoming>,
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
-        headers::check(&request)?;
+        headers::count(request.headers(), &caller.connection)?;
         let (mut head, body) = request.into_parts();
-        // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
-        headers::strip_request(&mut head.headers);
+        headers::join_cookies(&mut head.headers);
         headers::strip_look_alikes(&mut head.headers);
         if !believes(view, caller) {
             headers::strip_claims(&mut head.headers);
@@ -156,7 +161,8 @@ impl Inbound {
             exchange.exempt();
         }
         let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
-        Ok((toward_app(view, caller, Request::from_parts(head, body), route, exchange)?, route))
+        let request = Request::from_parts(head, body);
+        Ok((toward_app(view, caller, request, route, (exchange, passage))?, route))
     }
 }
 
@@ -170,7 +176,7 @@ async fn part_of_app<'v>(
     let from = (&*caller.connection, &view.trusted[..]);
     let mut route = &view.app;
     if !view.rules.is_empty()
-        && let Some(rule) = passage::rule_for(&view.rules, head, exchange)?
+        && let Some(rule) = passage::rule_in_every_reading(&view.rules, head, exchange)?
     {
         match &rule.action {
             Action::Answer(reply, filters) => {
@@ -197,11 +203,11 @@ fn toward_app(
     caller: &Caller,
     request: Request<Incoming>,
     route: &Route,
-    exchange: &mut Exchange,
+    (exchange, passage): (&mut Exchange, &Passage),
 ) -> Result<Request<RequestBody>, Refusal> {
     let host = host_header(&request, view)?;
     let (mut head, body) = request.into_parts();
-    tell_of_caller(&mut head.headers, view, caller, &host);
+    tell_of_caller(&mut head.headers, view, caller, passage.replaced_host().unwrap_or(&host));
     head.headers.insert(header::HOST, host);
     let mut request = Request::new(request_body(body, route, exchange));
     *request.method_mut() = head.method;
@@ -261,7 +267,7 @@ fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
 }
 
 impl Caller {
-    fn new(connection: Arc<Connection>) -> Self {
+    fn new(connection: Arc<Connection>, is_us: bool) -> Self {
         let text =
             |value: String| HeaderValue::from_str(&value).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let peer = &connection.peer;
@@ -271,6 +277,7 @@ impl Caller {
             proto: HeaderValue::from_static(if peer.tls.is_some() { "https" } else { "http" }),
             certificate,
             standing: Standing::default(),
+            is_us,
             connection,
         }
     }
@@ -286,7 +293,8 @@ impl Accept for Inbound {
     + Clone
     + Send
     + 'static {
-        let (inbound, caller) = (self, Arc::new(Caller::new(connection)));
+        let is_us = self.pool.made(connection.peer.address);
+        let (inbound, caller) = (self, Arc::new(Caller::new(connection, is_us)));
         tower::service_fn(move |request| {
             let (inbound, caller) = (inbound.clone(), caller.clone());
             async move { Ok(inbound.handle(&caller, request).await) }

@@ -6,6 +6,8 @@ mod body;
 mod copy;
 mod entry;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gather;
 mod headers;
 mod hedge;
@@ -31,6 +33,7 @@ pub use verdict::note_breaker;
 use crate::reason::Reason;
 
 /// Why a request is not answered by its service: the reason for the client, the cause for the log.
+#[cfg_attr(any(test, feature = "fuzzing"), derive(Debug))]
 pub(crate) struct Refusal {
     reason: Reason,
     detail: String,
@@ -39,6 +42,11 @@ pub(crate) struct Refusal {
 impl Refusal {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The caller is this sidecar itself, in the same direction.
+    fn circle() -> Self {
+        Self::new(Reason::Loop, "an endpoint of this sidecar is this sidecar itself")
     }
 }
 

@@ -50,10 +50,18 @@ impl Outbound {
         Self { shared, pool, fixed, lifecycle }
     }
 
-    async fn handle(&self, connection: &Arc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn handle(
+        &self,
+        connection: &Arc<Connection>,
+        is_us: bool,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         // hyper puts something there when the caller wants to leave HTTP; ordinary requests have nothing.
         let wish = if request.extensions().is_empty() { Ok(None) } else { Wish::of(&mut request) };
+        let wish = if is_us { Err(Refusal::circle()) } else { headers::granted(wish, &request, true) };
         let (mut head, body) = request.into_parts();
+        headers::drop_second_host(&mut head);
+        headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         let log = self.shared.access_log.peek();
         // The record keeps the head as it came; only its ids are settled before.
@@ -138,8 +146,9 @@ impl Outbound {
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
-        headers::check(&request)?;
+        headers::count(request.headers(), connection)?;
         let (mut head, body) = request.into_parts();
+        headers::join_cookies(&mut head.headers);
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
             Way::Rule(rule) => match &rule.action {
@@ -223,7 +232,6 @@ fn leaving(
     route: &Route,
     exchange: &mut Exchange,
 ) -> Result<Request<RequestBody>, Refusal> {
-    headers::strip_request(&mut head.headers);
     headers::strip_forwarded(&mut head.headers);
     if route.authority.is_some() {
         head.headers.insert(header::HOST, route.host.clone());
@@ -247,7 +255,9 @@ pub(super) fn origin_form(uri: Uri) -> Result<Uri, Refusal> {
     if uri.authority().is_none() && uri.scheme().is_none() {
         return Ok(uri);
     }
-    let path = uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let root = http::uri::PathAndQuery::from_static("/");
+    // The path of `http://orders` reads as `/`, but without its authority it would be written as nothing.
+    let path = uri.into_parts().path_and_query.filter(|path| path.as_str() != "/").unwrap_or(root);
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))
@@ -259,8 +269,11 @@ pub(super) fn request_body(body: Incoming, route: &Route, exchange: &mut Exchang
     }
     let watch = Arc::new(BodyWatch::default());
     exchange.uploads(watch.clone());
-    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout };
-    RequestBody::streaming(body, limits, watch)
+    let most = exchange.body_cap().map(|cap| cap.most);
+    let limits = BodyLimits { before_answer: route.body_idle, after_answer: route.idle_timeout, most };
+    // What plugins judged was the head: nothing comes after them.
+    let trailers = if route.filters.is_empty() { headers::strip_trailers } else { http::HeaderMap::clear };
+    RequestBody::streaming(body, limits, trailers, watch)
 }
 
 /// The endpoint's answer on its way to the caller.
@@ -307,7 +320,12 @@ pub(super) fn refuse(
         }
         None => answer(refusal.reason, &exchange.request_id, dialect),
     };
-    response.map(|body| ResponseBody::own(body, exchange))
+    let mut response = response.map(|body| ResponseBody::own(body, exchange));
+    if refusal.reason == Reason::BadRequest {
+        // Where the next request begins is not to be trusted. HTTP/2 has no such header, and hyper drops it there.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Counts and logs what never became a request, and gives the answer's bytes.
@@ -350,9 +368,11 @@ impl Accept for Outbound {
     + Send
     + 'static {
         let outbound = self;
+        // Its first bytes are here: by now a connection that we made is listed.
+        let is_us = outbound.pool.made(connection.peer.address);
         tower::service_fn(move |request| {
             let (outbound, connection) = (outbound.clone(), connection.clone());
-            async move { Ok(outbound.handle(&connection, request).await) }
+            async move { Ok(outbound.handle(&connection, is_us, request).await) }
         })
     }
 
@@ -391,7 +411,9 @@ mod tests {
             ("/a?b=c", "/a?b=c"),
             ("http://orders.mesh:80/a", "/a"),
             ("http://orders.mesh", "/"),
+            ("http://orders.mesh#b", "/"),
             ("http://orders.mesh?b=c", "/?b=c"),
+            ("/#b", "/"),
             ("*", "*"),
         ] {
             assert_eq!(origin_form(given.parse().unwrap()).ok().unwrap().to_string(), wanted);

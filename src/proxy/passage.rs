@@ -16,6 +16,8 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::refuse;
 use super::{Refusal, headers};
+use crate::filter::request_size_limiting::BodyCap;
+use crate::filter::request_transformer::ReplacedHost;
 use crate::filter::{self, Call, Caller, Chain, End, Wording};
 use crate::listen::Connection;
 use crate::reason::Reason;
@@ -58,6 +60,8 @@ impl Passage {
             return Ok(());
         }
         self.filters = filters.clone();
+        // Some plugins go by the path.
+        normalise(head)?;
         let (client, entropy) = (client_of(connection, head, trusted), fastrand::u64(..));
         let mut ran = filters.request(self.call(head, (connection, client), entropy));
         if ran.asks.is_some() {
@@ -69,7 +73,12 @@ impl Passage {
             Box::pin(tokio::time::sleep(delay)).await;
         }
         match ran.end.map(|end| *end) {
-            None => Ok(()),
+            None => {
+                if let Some(cap) = self.stash.get::<BodyCap>() {
+                    exchange.caps_body(cap.clone());
+                }
+                Ok(())
+            }
             Some(End::Answer(answer)) => Err(Ended::Replied(Box::new(answer))),
             Some(End::Refuse { reason, headers, wording, .. }) => {
                 // The detail was noted with the plugin's name.
@@ -88,6 +97,8 @@ impl Passage {
     ) -> Call<'a> {
         let caller = Caller {
             address: connection.peer.address.ip().to_canonical(),
+            port: connection.peer.address.port(),
+            local: connection.local,
             client,
             identity: connection.peer.tls.as_ref().map(|tls| &tls.id),
         };
@@ -110,6 +121,11 @@ impl Passage {
         ran
     }
 
+    /// The client's host, where a plugin put another in its place.
+    pub(super) fn replaced_host(&self) -> Option<&HeaderValue> {
+        self.stash.get::<ReplacedHost>().map(|host| &host.0)
+    }
+
     /// Shows the answer's head to the plugins that saw the request.
     pub(super) fn response(&mut self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
         if !self.filters.is_empty() {
@@ -124,7 +140,11 @@ impl Passage {
 /// The answer of a request that ends here.
 pub(super) fn end(ended: Ended, dialect: Dialect, mut exchange: Exchange) -> Response<ResponseBody> {
     match ended {
-        Ended::Refused(refusal) => refuse(&refusal, dialect, None, exchange),
+        Ended::Refused(refusal) => {
+            let cap = exchange.body_cap().filter(|_| refusal.reason == Reason::BodyTooLarge);
+            let wording = cap.map(BodyCap::wording);
+            refuse(&refusal, dialect, wording.as_ref(), exchange)
+        }
         Ended::Denied(denied) => {
             let (refusal, headers, wording) = *denied;
             let mut response = refuse(&refusal, dialect, wording.as_ref(), exchange);
@@ -190,6 +210,25 @@ pub(super) fn rule_for<'r>(
     let found = route::first(rules, &Subject::of(head, headers::host_of(head)));
     if let Some(rule) = found {
         exchange.follows(&rule.name);
+    }
+    Ok(found)
+}
+
+/// As `rule_for`, where a rule protects something: whoever decodes slashes or cuts parameters off segments must not find
+/// another one.
+pub(super) fn rule_in_every_reading<'r>(
+    rules: &'r [Arc<Rule>],
+    head: &mut request::Parts,
+    exchange: &mut Exchange,
+) -> Result<Option<&'r Arc<Rule>>, Refusal> {
+    let found = rule_for(rules, head, exchange)?;
+    if let Some(path) = route::widest(head.uri.path()) {
+        let widest = route::first(rules, &Subject { path: &path, ..Subject::of(head, headers::host_of(head)) });
+        if found.map(Arc::as_ptr) != widest.map(Arc::as_ptr) {
+            return Err(bad(
+                "the path falls under another rule for who decodes its slashes or cuts off its parameters",
+            ));
+        }
     }
     Ok(found)
 }

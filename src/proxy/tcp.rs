@@ -32,7 +32,10 @@ pub(super) async fn carry<S: Stream>(
     let opened = match route {
         Ok(route) => {
             let key = key_of(&route, connection);
-            open(pool, &route, key, &mut exchange).await.map(|opened| (opened, route))
+            let opened = open(pool, &route, key, &mut exchange).await;
+            // Only now: the dialer of a connection that is ours is surely done with it.
+            let opened = if pool.made(connection.peer.address) { Err(Refusal::circle()) } else { opened };
+            opened.map(|opened| (opened, route))
         }
         Err(refusal) => Err(refusal),
     };

@@ -253,8 +253,13 @@ impl<'a> Tries<'a> {
 
     /// The try, or the whole request, took too long.
     fn late(&self, exchange: &mut Exchange) -> Ended {
-        if exchange.upload_fate() != BodyFate::Fine {
-            return Ended::Final(Refusal::new(Reason::RequestTimeout, "the request body did not arrive"));
+        match exchange.upload_fate() {
+            BodyFate::Fine => {}
+            BodyFate::TooLong => return Ended::Final(Reason::BodyTooLarge.into()),
+            BodyFate::Malformed => return Ended::Final(Reason::BadRequest.into()),
+            BodyFate::Stalled | BodyFate::Broken => {
+                return Ended::Final(Refusal::new(Reason::RequestTimeout, "the request body did not arrive"));
+            }
         }
         let over = self.allowance.is_over(clock::now());
         let waited = if over { self.allowance.whole() } else { self.route.retry.per_try_timeout };

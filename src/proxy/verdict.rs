@@ -53,8 +53,9 @@ fn body_reason(fate: BodyFate) -> Reason {
     match fate {
         BodyFate::Stalled => Reason::RequestTimeout,
         BodyFate::Broken => Reason::ClientGone,
-        // The body was fine as far as it came, yet it was refused as malformed.
-        BodyFate::Fine => Reason::BadRequest,
+        BodyFate::TooLong => Reason::BodyTooLarge,
+        // Fine as far as it came, yet refused by HTTP/2's own rules.
+        BodyFate::Malformed | BodyFate::Fine => Reason::BadRequest,
     }
 }
 

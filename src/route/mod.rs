@@ -25,7 +25,7 @@ use crate::telemetry::Flow;
 pub use hash::HashOn;
 pub use hedge::{Hedge, HedgeAfter};
 pub use matcher::{Condition, HostMatch, Matcher, PathMatch, Pattern, Subject};
-pub use path::normalised;
+pub use path::{is_ambiguous, normalised, widest};
 pub use retry::{Backoff, Failure, OnReset, RetryPolicy, StatusSet};
 pub use rule::{Action, Forward, MOST_MIRRORED, Mirror, Redirect, Reply, Rewrite, Rule};
 pub use slots::{Slot, Slots};

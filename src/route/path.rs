@@ -33,6 +33,38 @@ pub fn normalised(path: &str) -> Option<String> {
     (normal != path).then_some(normal)
 }
 
+/// Whether recipients disagree on where a path leads: a backslash, which some take for a slash and no URI has (RFC 3986 §3.3),
+/// an encoded NUL, which ends a path for some, or a dot segment that shows only once slashes are decoded or a segment's
+/// parameters are cut off (`..%2F`, `..;`).
+pub fn is_ambiguous(path: &str) -> bool {
+    // Most paths have none of these.
+    if !path.bytes().any(|c| matches!(c, b'%' | b';' | b'\\')) {
+        return false;
+    }
+    let is_dots = |piece: &[u8]| matches!(piece, b"." | b"..");
+    path.split('/').any(|segment| {
+        if segment.contains('\\') {
+            return true;
+        }
+        let decoded: Vec<u8> = percent_encoding::percent_decode_str(segment).collect();
+        let pieces = || decoded.split(|c| matches!(c, b'/' | b'\\'));
+        let cut = |piece: &[u8]| piece.split(|c| *c == b';').next().is_some_and(is_dots);
+        decoded.contains(&0) || (!is_dots(&decoded) && pieces().any(cut))
+    })
+}
+
+/// How the widest reading takes a path in normal form: encoded slashes and backslashes separate, parameters (`;v=1`) are
+/// cut off. `None` where that is no other path.
+pub fn widest(normal: &str) -> Option<String> {
+    if !normal.contains("%2F") && !normal.contains("%5C") && !normal.contains(';') {
+        return None;
+    }
+    let slashed = normal.replace("%2F", "/").replace("%5C", "/");
+    let cut: Vec<&str> = slashed.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    let cut = cut.join("/");
+    Some(normalised(&cut).unwrap_or(cut))
+}
+
 /// Unreserved characters decoded, the digits of what stays encoded in capitals.
 fn decoded(path: &str) -> String {
     let bytes = path.as_bytes();
@@ -98,6 +130,64 @@ mod tests {
         }
         for path in ["/", "/a", "/a/", "/a/b.c/d", "*", "/a%2Fb", "/%252e%252e/a", "/.well-known/x"] {
             assert_eq!(normalised(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_two_recipients_read_in_two_ways_is_ambiguous() {
+        for path in [
+            "/a\\b",
+            "/\\",
+            "/a/..\\b",
+            "/..;/a",
+            "/a/..;x=1/b",
+            "/.;/a",
+            "/a/%2e%2e;/b",
+            "/a/..%2fb",
+            "/a/..%2F",
+            "/a%2f..",
+            "/a/%2e%2e%2fb",
+            "/a/..%5cb",
+            "/a%5c..%5cb",
+            "/a/.%2f",
+            "/a%00",
+            "/%00",
+            "/a/..%00/b",
+            "/a/..%3b/b",
+        ] {
+            assert!(is_ambiguous(path), "{path}");
+        }
+        for path in [
+            "/",
+            "*",
+            "/a/../b",
+            "/a/%2e%2e/b",
+            "//a",
+            "/a%2Fb",
+            "/a%5Cb",
+            "/a;v=1/b",
+            "/;/a",
+            "/...;/a",
+            "/a..%2fb",
+            "/%25%30%30",
+            "/a%",
+            "/%zz",
+        ] {
+            assert!(!is_ambiguous(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_widest_reading_separates_and_cuts() {
+        for (path, wanted) in [
+            ("/admin%2Fx", Some("/admin/x")),
+            ("/admin%5Cx", Some("/admin/x")),
+            ("/admin;a=b/x", Some("/admin/x")),
+            ("/admin;a%2F", Some("/admin/")),
+            ("/%2Fadmin", Some("/admin")),
+            ("/a%20b", None),
+        ] {
+            assert_eq!(widest(path).as_deref(), wanted, "{path}");
         }
     }
 

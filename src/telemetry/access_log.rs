@@ -165,6 +165,24 @@ pub fn timestamp(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
+/// Text that an outsider chose, without what moves a terminal's cursor: JSON escapes those of ASCII alone, and not DEL.
+pub fn harmless(text: std::borrow::Cow<'_, str>) -> std::borrow::Cow<'_, str> {
+    // All ASCII in nearly every line: one look.
+    if text.bytes().all(|byte| byte < 0x7f) || !text.contains(char::is_control) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_control() && !c.is_ascii() || c == '\u{7f}' {
+            let mut bytes = [0; 4];
+            out.extend(c.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
 /// Path and query for the log: values of query keys that carry credentials are replaced.
 pub fn redacted(path_and_query: &str) -> std::borrow::Cow<'_, str> {
     let Some((path, query)) = path_and_query.split_once('?') else { return path_and_query.into() };
@@ -209,6 +227,18 @@ mod tests {
             ("/a?api%6bey=s3cret", "/a?api%6bey=REDACTED"),
         ] {
             assert_eq!(redacted(given), logged);
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_line_moves_a_cursor() {
+        for (given, logged) in [
+            ("/a\u{9b}31m", "/a%C2%9B31m"),
+            ("/\u{7f}\u{85}", "/%7F%C2%85"),
+            ("/\u{e9}\u{1f600}", "/\u{e9}\u{1f600}"),
+            ("/\u{1b}", "/\u{1b}"),
+        ] {
+            assert_eq!(harmless(given.into()), logged, "{given:?}");
         }
     }
 

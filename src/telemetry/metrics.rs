@@ -92,6 +92,8 @@ pub struct Metrics {
     in_flight: IntGaugeVec,
     connections: IntGaugeVec,
     handshakes: IntCounterVec,
+    pub(super) proxy_headers: IntCounterVec,
+    pub(super) connections_cut: IntCounterVec,
     bytes: IntCounterVec,
     endpoints: IntGaugeVec,
     attempts: IntCounterVec,
@@ -153,6 +155,18 @@ impl Metrics {
                 "outrigger_handshakes_total",
                 "TLS handshakes of accepted connections by direction and outcome.",
                 &["direction", "outcome"],
+            ),
+            proxy_headers: counters(
+                &registry,
+                "outrigger_proxy_headers_total",
+                "Accepted connections with inbound.proxy_protocol, by what their PROXY header came to; client and sender were taken, others closed.",
+                &["outcome"],
+            ),
+            connections_cut: counters(
+                &registry,
+                "outrigger_connections_cut_total",
+                "Accepted connections that were not taken, or ended against their client's will, by direction and cause.",
+                &["direction", "cause"],
             ),
             bytes: counters(
                 &registry,
@@ -374,12 +388,14 @@ impl Metrics {
              by `just docs`.\nNo label holds a value that an outsider can choose; an upstream has at most 60 series.\n\n\
              | metric | labels | help |\n|---|---|---|\n",
         );
-        let vecs: [&dyn Collector; 23] = [
+        let vecs: [&dyn Collector; 25] = [
             &self.requests,
             &self.duration,
             &self.in_flight,
             &self.connections,
             &self.handshakes,
+            &self.proxy_headers,
+            &self.connections_cut,
             &self.bytes,
             &self.endpoints,
             &self.attempts,

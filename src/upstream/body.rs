@@ -1,6 +1,7 @@
 //! Request bodies on their way to an endpoint: counted, and given up when the caller stalls.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -28,8 +30,12 @@ pub enum BodyFate {
     Fine,
     /// The caller sent nothing for longer than allowed.
     Stalled,
-    /// The caller's connection broke, or what it sent was malformed.
+    /// The caller's connection broke.
     Broken,
+    /// What the caller sent is no body by the rules of its protocol.
+    Malformed,
+    /// More came than may.
+    TooLong,
 }
 
 impl BodyWatch {
@@ -46,6 +52,8 @@ impl BodyWatch {
         match self.fate.load(Ordering::Relaxed) {
             STALLED => BodyFate::Stalled,
             BROKEN => BodyFate::Broken,
+            MALFORMED => BodyFate::Malformed,
+            TOO_LONG => BodyFate::TooLong,
             _ => BodyFate::Fine,
         }
     }
@@ -53,6 +61,8 @@ impl BodyWatch {
 
 const STALLED: u8 = 1;
 const BROKEN: u8 = 2;
+const MALFORMED: u8 = 3;
+const TOO_LONG: u8 = 4;
 
 /// The body of a request to an endpoint.
 pub enum RequestBody {
@@ -67,21 +77,26 @@ pub struct Streaming {
     incoming: Incoming,
     watch: Arc<BodyWatch>,
     limits: BodyLimits,
+    trailers: TrailerRule,
     /// Made at the first wait, moved only when it fires: a body that is at hand costs no timer.
     timer: Option<Pin<Box<Sleep>>>,
     last: Instant,
 }
 
-/// How long a body may go without a byte.
+/// Takes away what may not pass of trailers.
+pub type TrailerRule = fn(&mut HeaderMap);
+
+/// How long a body may go without a byte, and how many it may have.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
     pub before_answer: Duration,
     pub after_answer: Duration,
+    pub most: Option<u64>,
 }
 
 impl RequestBody {
-    pub fn streaming(incoming: Incoming, limits: BodyLimits, watch: Arc<BodyWatch>) -> Self {
-        Self::Streaming(Box::new(Streaming { incoming, watch, limits, timer: None, last: Instant::now() }))
+    pub fn streaming(incoming: Incoming, limits: BodyLimits, trailers: TrailerRule, watch: Arc<BodyWatch>) -> Self {
+        Self::Streaming(Box::new(Streaming { incoming, watch, limits, trailers, timer: None, last: Instant::now() }))
     }
 
     /// Makes a streamed body of at most `limit` bytes repeatable; a longer one stays as it is where its length is
@@ -140,9 +155,18 @@ impl Body for Streaming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StalledBody>>> {
         let this = self.get_mut();
         match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    this.watch.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    (this.trailers)(trailers);
+                } else if let Some(data) = frame.data_ref() {
+                    let more = data.len() as u64;
+                    let before = this.watch.bytes.fetch_add(more, Ordering::Relaxed);
+                    if let Some(most) = this.limits.most
+                        && before + more > most
+                    {
+                        this.watch.fate.store(TOO_LONG, Ordering::Relaxed);
+                        return Poll::Ready(Some(Err(StalledBody::TooLong(most))));
+                    }
                 }
                 if this.timer.is_some() {
                     this.last = Instant::now();
@@ -150,7 +174,7 @@ impl Body for Streaming {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.watch.fate.store(BROKEN, Ordering::Relaxed);
+                this.watch.fate.store(if is_malformed(&error) { MALFORMED } else { BROKEN }, Ordering::Relaxed);
                 Poll::Ready(Some(Err(StalledBody::Broken(error))))
             }
             Poll::Ready(None) => Poll::Ready(None),
@@ -192,6 +216,18 @@ impl Streaming {
     }
 }
 
+/// Whether bytes came that are no chunk, rather than none.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum StalledBody {
@@ -199,6 +235,8 @@ pub enum StalledBody {
     Stalled(Duration),
     #[error("the caller's body broke off: {0}")]
     Broken(hyper::Error),
+    #[error("more than {0} bytes came")]
+    TooLong(u64),
     /// Read by a try that was given up.
     #[error("another try reads the body now")]
     Superseded,

@@ -9,6 +9,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::AttemptError;
+use super::own::{OwnEnd, OwnEnds};
 use crate::identity;
 use crate::names::ServiceName;
 use crate::service::{Endpoint, Wire};
@@ -29,6 +30,7 @@ pub enum Offer {
 #[derive(Clone)]
 pub struct Dialer {
     identity: Arc<identity::Current>,
+    own: OwnEnds,
     /// Endpoints in memory instead of TCP.
     #[cfg(test)]
     network: Option<super::testing::Network>,
@@ -36,12 +38,10 @@ pub struct Dialer {
 
 /// A connection that is ready for HTTP.
 pub enum Dialed {
-    Plain(TcpStream),
+    /// With its listing where it leads to this machine.
+    Plain(TcpStream, Option<OwnEnd>),
     /// `h2` says what ALPN chose.
-    Mesh {
-        stream: Box<TlsStream<TcpStream>>,
-        h2: bool,
-    },
+    Mesh { stream: Box<TlsStream<TcpStream>>, h2: bool },
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
@@ -50,6 +50,7 @@ impl Dialer {
     pub fn new(identity: Arc<identity::Current>) -> Self {
         Self {
             identity,
+            own: OwnEnds::default(),
             #[cfg(test)]
             network: None,
         }
@@ -57,7 +58,12 @@ impl Dialer {
 
     #[cfg(test)]
     pub(crate) fn in_memory(network: super::testing::Network) -> Self {
-        Self { identity: Arc::default(), network: Some(network) }
+        Self { identity: Arc::default(), own: OwnEnds::default(), network: Some(network) }
+    }
+
+    /// Whether a connection from that address was made by this dialer or a clone of it, in plain text.
+    pub(super) fn made(&self, address: std::net::SocketAddr) -> bool {
+        self.own.has(address)
     }
 
     /// Connects within `limit`, handshake included.
@@ -86,7 +92,8 @@ impl Dialer {
         let socket = TcpStream::connect(address).await.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         let (Some(identity), Wire::Mesh { peer, ours }) = (identity, &endpoint.listing.wire) else {
-            return Ok(Dialed::Plain(socket));
+            let own = self.own.list(&socket);
+            return Ok(Dialed::Plain(socket, own));
         };
         let config = match (offer, *ours) {
             (Offer::Http { .. }, true) => &identity.client.any,

@@ -3,6 +3,8 @@
 
 mod body;
 mod dial;
+mod framing;
+mod own;
 mod pool;
 mod record;
 mod switch;

@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
-use super::switch::{PeerSettings, drive};
+use super::switch::{PeerSettings, bad, drive};
 use super::tethered::{Home, Tethered};
-use super::{AttemptError, Failed, RequestBody};
+use super::{AttemptError, Failed, RequestBody, framing};
 use crate::clock;
 use crate::late::{Driver, Late};
 use crate::lifecycle::Lifecycle;
@@ -163,7 +163,12 @@ impl Pool {
                         let error = AttemptError::BadResponse("it switched protocols unasked".into());
                         return Err(Failed { error, request: None, reused });
                     }
-                    Ok(response) => {
+                    Ok(mut response) => {
+                        if matches!(home, Home::Http1 { .. })
+                            && let Err(cause) = framing::settle(&mut response)
+                        {
+                            return Err(Failed { reused, ..bad(cause) });
+                        }
                         return Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }), at });
                     }
                     Err(mut error) => match failed(error.take_message(), error.error()) {
@@ -271,8 +276,8 @@ impl Pool {
 
     async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
         match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
-            Dialed::Plain(stream) if want.http2 => self.open_http2(to, stream, slot).await.map(Way::Http2),
-            Dialed::Plain(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
+            Dialed::Plain(stream, own) if want.http2 => self.open_http2(to, stream, (slot, own)).await.map(Way::Http2),
+            Dialed::Plain(stream, own) => self.open_http1(to, stream, (slot, own)).await.map(Way::Http1),
             #[cfg(test)]
             Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, stream, slot).await.map(Way::Http2),
@@ -284,7 +289,7 @@ impl Pool {
         &self,
         to: &Connections,
         stream: S,
-        slot: ConnectionSlot,
+        held: impl Send + 'static,
     ) -> Result<http1::SendRequest<RequestBody>, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -295,12 +300,17 @@ impl Pool {
         self.inner.lifecycle.spawn("upstream-connection", async move {
             // How it ended is told to the request that was on it.
             let _ = connection.await;
-            drop(slot);
+            drop(held);
         });
         Ok(sender)
     }
 
-    async fn open_http2<S>(&self, to: &Connections, stream: S, slot: ConnectionSlot) -> Result<Shared, AttemptError>
+    async fn open_http2<S>(
+        &self,
+        to: &Connections,
+        stream: S,
+        held: impl Send + 'static,
+    ) -> Result<Shared, AttemptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -319,7 +329,7 @@ impl Pool {
         let driven = drive(connection, settings.clone());
         self.inner.lifecycle.spawn("upstream-connection", async move {
             driven.await;
-            drop(slot);
+            drop(held);
         });
         let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
         let shared = Shared { sender, streams, since, settings };

@@ -18,8 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::dial::{Dialed, Offer};
+use super::own::OwnEnd;
 use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
-use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, websocket};
+use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, framing, websocket};
 use crate::clock;
 use crate::late::{Driver, Late};
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
@@ -54,6 +55,7 @@ pub struct Switched {
 pub struct Held {
     _shared: Option<Shared>,
     _slot: Option<Arc<ConnectionSlot>>,
+    _own: Option<OwnEnd>,
 }
 
 impl Pool {
@@ -92,13 +94,14 @@ impl Pool {
         connect_timeout: Duration,
     ) -> Result<(Box<dyn Stream>, Held), AttemptError> {
         let slot = Arc::new(self.slot(&self.connections(endpoint, limit), limit).await?);
-        let stream: Box<dyn Stream> = match self.dialer().dial(endpoint, Offer::Nothing, connect_timeout).await? {
-            Dialed::Plain(socket) => Box::new(socket),
+        let dialed = self.dialer().dial(endpoint, Offer::Nothing, connect_timeout).await?;
+        let (stream, own): (Box<dyn Stream>, _) = match dialed {
+            Dialed::Plain(socket, own) => (Box::new(socket), own),
             #[cfg(test)]
-            Dialed::Memory(stream) => Box::new(stream),
-            Dialed::Mesh { stream, .. } => stream,
+            Dialed::Memory(stream) => (Box::new(stream), None),
+            Dialed::Mesh { stream, .. } => (stream, None),
         };
-        Ok((stream, Held { _shared: None, _slot: Some(slot) }))
+        Ok((stream, Held { _shared: None, _slot: Some(slot), _own: own }))
     }
 
     /// A place among the service's connections for one that nobody else will use.
@@ -138,11 +141,12 @@ impl Pool {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, switch.tokens.clone());
         let key = switch.websocket.then(|| headers.entry(websocket::KEY).or_insert_with(websocket::new_key).clone());
-        let response = match sender.try_send_request(request).await {
+        let mut response = match sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => return Err(failed(error.take_message(), error.error())),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            framing::settle(&mut response).map_err(bad)?;
             // The connection ends with the answer's body.
             return Ok(Turned::Answered(Sent { response: response.map(Tethered::alone), at }));
         }
@@ -151,7 +155,7 @@ impl Pool {
         let response = Response::from_parts(head.clone(), body);
         match hyper::upgrade::on(response).await {
             Ok(stream) => {
-                let held = Held { _shared: None, _slot: Some(slot) };
+                let held = Held { _shared: None, _slot: Some(slot), _own: None };
                 Ok(Turned::Switched(Switched { head, stream: TokioIo::new(stream), at, held }))
             }
             Err(error) => Err(bad(error.to_string())),
@@ -165,18 +169,18 @@ impl Pool {
     ) -> Result<(http1::SendRequest<RequestBody>, Arc<ConnectionSlot>), AttemptError> {
         let slot = Arc::new(self.slot(to, want.limit).await?);
         let dialed = self.dialer().dial(to.endpoint(), Offer::Http1, want.connect_timeout).await?;
-        let stream: Box<dyn Stream> = match dialed {
-            Dialed::Plain(socket) => Box::new(socket),
+        let (stream, own): (Box<dyn Stream>, _) = match dialed {
+            Dialed::Plain(socket, own) => (Box::new(socket), own),
             #[cfg(test)]
-            Dialed::Memory(stream) => Box::new(stream),
-            Dialed::Mesh { stream, .. } => stream,
+            Dialed::Memory(stream) => (Box::new(stream), None),
+            Dialed::Mesh { stream, .. } => (stream, None),
         };
         let (sender, connection) =
             self.http1().handshake(TokioIo::new(stream)).await.map_err(|error| connect_error(to, &error))?;
         let until_end = slot.clone();
         self.lifecycle().spawn("upstream-connection", async move {
             let _ = connection.with_upgrades().await;
-            drop(until_end);
+            drop((until_end, own));
         });
         Ok((sender, slot))
     }
@@ -206,7 +210,7 @@ async fn connect(mut shared: Shared, mut request: Request<RequestBody>, want: Wa
     let response = Response::from_parts(head.clone(), body);
     match hyper::upgrade::on(response).await {
         Ok(stream) => {
-            let held = Held { _shared: Some(shared), _slot: None };
+            let held = Held { _shared: Some(shared), _slot: None, _own: None };
             Ok(Turned::Switched(Switched { head, stream: TokioIo::new(stream), at, held }))
         }
         Err(error) => Err(bad(error.to_string())),
@@ -251,7 +255,8 @@ fn check_switch<B>(response: &Response<B>, switch: &Switch, key: Option<&HeaderV
     }
 }
 
-fn bad(cause: String) -> Failed {
+/// An answer that is none.
+pub(super) fn bad(cause: String) -> Failed {
     Failed { error: AttemptError::BadResponse(cause), request: None, reused: false }
 }
 

@@ -19,6 +19,9 @@ fn every_way_in_leads_to_the_service() {
         Ask::get("/").host("USERS"),
         Ask::get("http://users/").host("users"),
         Ask::get("http://users.mesh:80/").host("something-else"),
+        Ask::get("http://users").host("users"),
+        // No fragment belongs here (RFC 9112 §3.2); with it gone, the app must still be sent a path.
+        Ask::get("http://users#x").host("users"),
     ];
     for ask in &ways {
         let answer = ask.send(outbound);

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ struct State {
     name: String,
     healthy: AtomicBool,
     requests: Mutex<BTreeMap<String, usize>>,
+    now: AtomicUsize,
+    most: AtomicUsize,
     release: Notify,
 }
 
@@ -49,6 +51,8 @@ impl App {
             name: name.to_owned(),
             healthy: AtomicBool::new(true),
             requests: Mutex::default(),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             release: Notify::new(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
@@ -73,6 +77,11 @@ impl App {
     /// How many requests for that path have come in, health probes included.
     pub fn seen(&self, path: &str) -> usize {
         self.state.requests.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+
+    /// How many requests were under way at once, at most.
+    pub fn most_at_once(&self) -> usize {
+        self.state.most.load(Ordering::Relaxed)
     }
 
     /// What `/healthz` says from now on.
@@ -144,6 +153,9 @@ async fn connection(socket: TcpStream, state: Arc<State>) {
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Body>, BoxError> {
     let path = request.uri().path().to_owned();
     *state.requests.lock().unwrap().entry(path.clone()).or_default() += 1;
+    let now = state.now.fetch_add(1, Ordering::Relaxed) + 1;
+    state.most.fetch_max(now, Ordering::Relaxed);
+    let _under_way = UnderWay(state.clone());
     let mut words = path.trim_start_matches('/').splitn(2, '/');
     let (what, how) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut response = match what {
@@ -160,6 +172,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         "bytes" => bytes(how.parse()?),
         "trailers" => trailers(),
         "hop" => hop(),
+        "leaky" => leaky(),
         "hold" => {
             state.release.notified().await;
             text("held")
@@ -171,6 +184,14 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
     };
     response.headers_mut().insert("x-app", state.name.parse()?);
     Ok(response)
+}
+
+struct UnderWay(Arc<State>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn echo(request: Request<Incoming>, app: &str) -> Result<Response<Body>, BoxError> {
@@ -237,6 +258,17 @@ fn events(state: Arc<State>) -> Response<Body> {
 fn hop() -> Response<Body> {
     let mut response = text("hop");
     for (name, value) in [("connection", "x-secret"), ("x-secret", "1"), ("keep-alive", "timeout=9"), ("x-kept", "1")] {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+/// Says what it is made of, and whose scripts may read it.
+fn leaky() -> Response<Body> {
+    let mut response = text("leaky");
+    for (name, value) in
+        [("server", "gunicorn/20.1"), ("x-powered-by", "PHP/5.4"), ("access-control-allow-origin", "https://app.said")]
+    {
         response.headers_mut().insert(name, value.parse().unwrap());
     }
     response

@@ -32,6 +32,11 @@ pub struct Leaf {
 
 impl Authority {
     pub fn new(trust_domain: &str) -> Self {
+        Self::odd(trust_domain, |_| {})
+    }
+
+    /// An authority, but for what `change` does to its root.
+    pub fn odd(trust_domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("root of {trust_domain}"));
@@ -40,6 +45,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into().unwrap())];
         params.not_before = OffsetDateTime::now_utc() - Duration::days(2);
         params.not_after = OffsetDateTime::now_utc() + Duration::days(30);
+        change(&mut params);
         let root = params.self_signed(&key).unwrap().pem();
         Self {
             trust_domain: trust_domain.to_owned(),
@@ -73,20 +79,65 @@ impl Authority {
     }
 
     fn issue(&self, uri: &str, not_after: OffsetDateTime) -> Leaf {
+        let (params, key) = (leaf_params(uri, not_after), KeyPair::generate().unwrap());
+        self.sign(&params, &key)
+    }
+
+    /// A good leaf for that service, but for what `change` does to it.
+    pub fn odd_leaf(&self, service: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let mut params = leaf_params(&self.id(service), OffsetDateTime::now_utc() + Duration::hours(1));
+        change(&mut params);
+        self.sign(&params, &KeyPair::generate().unwrap())
+    }
+
+    /// A leaf of that service which another, good leaf has signed as if it were an authority; both are sent.
+    pub fn leaf_signed_by_a_leaf(&self, service: &str) -> Leaf {
+        let not_after = OffsetDateTime::now_utc() + Duration::hours(1);
+        let (false_issuer, its_key) = (leaf_params(&self.id("other"), not_after), KeyPair::generate().unwrap());
+        let middle = false_issuer.signed_by(&its_key, &self.issuer).unwrap().pem();
+        self.below(service, &middle, Issuer::new(false_issuer, its_key))
+    }
+
+    /// A leaf of that service behind an intermediate authority, which our root (`pathlen:0`) may not have; both are sent.
+    pub fn leaf_behind_an_intermediate(&self, service: &str) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "a leaf of the tests");
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        params.not_before = OffsetDateTime::now_utc().min(not_after) - Duration::minutes(1);
-        params.not_after = not_after;
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.use_authority_key_identifier_extension = true;
-        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let middle = params.signed_by(&key, &self.issuer).unwrap().pem();
+        self.below(service, &middle, Issuer::new(params, key))
+    }
+
+    fn below(&self, service: &str, middle: &str, issuer: Issuer<'static, KeyPair>) -> Leaf {
+        let params = leaf_params(&self.id(service), OffsetDateTime::now_utc() + Duration::hours(1));
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &issuer).unwrap().pem();
+        self.write(&(cert + middle), &key)
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Leaf {
+        self.write(&params.signed_by(key, &self.issuer).unwrap().pem(), key)
+    }
+
+    fn write(&self, cert: &str, key: &KeyPair) -> Leaf {
         let folder = self.folder.path().join(format!("{:016x}", fastrand::u64(..)));
         std::fs::create_dir(&folder).unwrap();
-        Leaf::write(&folder, &cert, &key.serialize_pem(), &self.root)
+        Leaf::write(&folder, cert, &key.serialize_pem(), &self.root)
     }
+}
+
+fn leaf_params(uri: &str, not_after: OffsetDateTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "a leaf of the tests");
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = OffsetDateTime::now_utc().min(not_after) - Duration::minutes(1);
+    params.not_after = not_after;
+    params.use_authority_key_identifier_extension = true;
+    params
 }
 
 impl Leaf {

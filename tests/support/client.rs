@@ -130,11 +130,23 @@ pub struct Connection {
 
 impl Connection {
     pub fn to(address: SocketAddr) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        Self::over(TcpStream::connect_timeout(&address, Duration::from_secs(5))?)
+    }
+
+    pub fn over(socket: TcpStream) -> io::Result<Self> {
         socket.set_read_timeout(Some(Duration::from_secs(20)))?;
         socket.set_write_timeout(Some(Duration::from_secs(20)))?;
         socket.set_nodelay(true)?;
         Ok(Self { socket: BufReader::new(socket) })
+    }
+
+    /// An open one.
+    pub fn from(socket: TcpStream) -> Self {
+        Self { socket: BufReader::new(socket) }
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        self.socket.get_ref()
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -228,6 +240,20 @@ impl Connection {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed before an answer"));
         }
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    /// Whether another byte comes within a moment.
+    pub fn has_more(&mut self) -> bool {
+        let limit = |socket: &TcpStream, limit: u64| socket.set_read_timeout(Some(Duration::from_millis(limit)));
+        let _ = limit(self.socket.get_ref(), 200);
+        let more = self.socket.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+        let _ = limit(self.socket.get_ref(), 20_000);
+        more
+    }
+
+    /// Sends no more; what comes can still be read.
+    pub fn end_writing(&self) {
+        let _ = self.socket.get_ref().shutdown(std::net::Shutdown::Write);
     }
 
     /// Waits until the other side closes, reading and dropping what still comes.

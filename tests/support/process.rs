@@ -47,6 +47,14 @@ impl Process {
         self.child.id()
     }
 
+    /// Resident bytes now.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.expect("a living process has resident memory") * 1024
+    }
+
     /// All output so far, stdout and stderr.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()

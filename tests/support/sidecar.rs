@@ -18,6 +18,7 @@ pub struct Builder {
     config: Value,
     environment: Vec<(String, String)>,
     command: Vec<String>,
+    open_files: Option<String>,
     program: PathBuf,
     folder: TempDir,
 }
@@ -43,8 +44,15 @@ impl Sidecar {
             "telemetry": { "access_log": { "path": folder.path().join("access.log"), "format": "json" } },
             "shutdown": { "grace": "10s" },
         });
-        let (environment, command, program) = (Vec::new(), Vec::new(), env!("CARGO_BIN_EXE_outrigger").into());
-        Builder { name: service.to_owned(), config, environment, command, program, folder }
+        Builder {
+            name: service.to_owned(),
+            config,
+            environment: Vec::new(),
+            command: Vec::new(),
+            program: env!("CARGO_BIN_EXE_outrigger").into(),
+            open_files: None,
+            folder,
+        }
     }
 
     pub fn id(&self) -> &str {
@@ -179,7 +187,8 @@ impl Sidecar {
         drop(process);
         let _ = std::fs::remove_file(folder.path().join("ready.json"));
         let (environment, command) = (Vec::new(), Vec::new());
-        let mut again = Builder { name, config, environment, command, program, folder }.start_unready();
+        let builder = Builder { name, config, environment, command, program, open_files: None, folder };
+        let mut again = builder.start_unready();
         again.wait_ready();
         again
     }
@@ -241,6 +250,12 @@ impl Builder {
         self
     }
 
+    /// As under `ulimit LIMIT`: `-n 64`, `-Sn 500`.
+    pub fn open_files(mut self, limit: &str) -> Self {
+        self.open_files = Some(limit.to_owned());
+        self
+    }
+
     /// Another program than the product's own binary.
     pub fn program(mut self, program: &Path) -> Self {
         program.clone_into(&mut self.program);
@@ -260,10 +275,15 @@ impl Builder {
     }
 
     pub fn start_unready(self) -> Sidecar {
-        let Self { name, config, environment, command, program, folder } = self;
+        let Self { name, config, environment, command, program, open_files, folder } = self;
         // JSON is YAML.
         std::fs::write(folder.path().join("outrigger.yaml"), config.to_string()).unwrap();
-        let mut run = Command::new(&program);
+        let mut run = Command::new("sh");
+        if let Some(limit) = open_files {
+            run.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]).arg(&program);
+        } else {
+            run = Command::new(&program);
+        }
         run.args(["run", "-c"]).arg(folder.path().join("outrigger.yaml"));
         run.arg("--ready-file").arg(folder.path().join("ready.json")).current_dir(folder.path());
         run.envs(environment);

@@ -10,7 +10,7 @@ use crate::filter::consumers::{Consumers, JwtAlgorithm, JwtMaterial};
 use crate::filter::rate_limiting::{LimitBy, Policy, Unit};
 
 /// The settings of one plugin of `inbound.plugins`.
-fn plugin(name: &str, config: &str) -> Settings {
+pub(super) fn plugin(name: &str, config: &str) -> Settings {
     let text =
         format!("{GOOD}consumers: [{{ username: guest }}]\ninbound: {{ plugins: [{{ name: {name}{config} }}] }}\n");
     load(&text).unwrap_or_else(|problems| panic!("{problems}")).inbound.plugins.remove(0).settings
@@ -176,7 +176,7 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     ),
 ];
 
-fn assert_mistakes(text: &str, prefix: &str, wanted: &[&str]) {
+pub(super) fn assert_mistakes(text: &str, prefix: &str, wanted: &[&str]) {
     let found = lines(text);
     let missing: Vec<_> =
         wanted.iter().filter(|part| !found.iter().any(|line| line.contains(&format!(": {prefix}{part}")))).collect();

@@ -151,7 +151,21 @@ const MISTAKES: &[(&str, &[&str])] = &[
         "inbound: { mtls: off, authz: [{ from: [web] }] }",
         &["2:39: inbound.authz[0].from: names callers, but with inbound.mtls off no caller has an identity"],
     ),
-    ("inbound: { proxy_protocol: true }", &["2:28: inbound.proxy_protocol: not supported yet: true"]),
+    (
+        "inbound: { proxy_protocol: true }",
+        &["2:28: inbound.proxy_protocol: nobody may send a PROXY header: inbound.trusted_ips is empty"],
+    ),
+    (
+        "inbound: { trusted_ips: [], proxy_protocol: true }",
+        &["2:45: inbound.proxy_protocol: nobody may send a PROXY header: inbound.trusted_ips is empty"],
+    ),
+    (
+        "inbound: { trusted_ips: [10.0.0.0/33], proxy_protocol: v2 }",
+        &[
+            "2:26: inbound.trusted_ips[0]: \"10.0.0.0/33\" is no IP address",
+            "2:56: inbound.proxy_protocol: must be true or false, but is \"v2\"",
+        ],
+    ),
     (
         "outbound: { upstreams: [{ service: a, protocol: tcp }] }",
         &["2:25: outbound.upstreams[0].listen: is missing, and with protocol: tcp nothing else names the upstream"],

@@ -10,6 +10,7 @@ use super::tree::{Node, parse_default};
 use super::*;
 
 mod gate;
+mod http_plugins;
 mod jwt;
 mod mistakes;
 mod routes;

@@ -179,7 +179,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "{ to: a, plugins: [{ name: cors, config: { x: 1 } }] }",
-        &["4:34: outbound.routes[0].plugins[0].name: not supported yet: cors"],
+        &["4:50: outbound.routes[0].plugins[0].config.x: unknown key"],
     ),
     (
         "{ to: a, plugins: [{ name: fault, config: { dely: {}, abort: { status: 5 } }, mode: dry }] }",

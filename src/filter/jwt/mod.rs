@@ -3,6 +3,8 @@
 
 mod cache;
 mod claims;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod jose;
 mod keys;
 pub mod kong;

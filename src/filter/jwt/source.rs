@@ -55,7 +55,7 @@ pub struct KeySource {
     wanted: AtomicBool,
     wake: Published<()>,
     /// From when on a wish is granted at once. Stored at the end of each fetch, so that its versions count these.
-    prompt_from: Published<Instant>,
+    prompt_from: Published<Option<Instant>>,
 }
 
 impl KeySource {
@@ -75,7 +75,7 @@ impl KeySource {
             keys: Published::new(keys),
             wanted: AtomicBool::new(false),
             wake: Published::new(()),
-            prompt_from: Published::new(Instant::now()),
+            prompt_from: Published::default(),
         }
     }
 
@@ -96,20 +96,20 @@ impl KeySource {
     /// As `want`, where the fetch does not have to wait at `now`: resolves when it, or one already under way, has ended,
     /// well or not, and after `PATIENCE` at the latest. `None` where an answer would come too late to wait for.
     pub(super) fn want_now(&self, now: Instant) -> Option<impl Future<Output = ()> + Send + 'static> {
-        if !matches!(self.settings.location, Location::Uri { .. }) || now < **self.prompt_from.peek() {
+        if !matches!(self.settings.location, Location::Uri { .. })
+            || self.prompt_from.peek().is_some_and(|from| now < from)
+        {
             return None;
         }
         // Before the wish: what ends in between counts.
-        let mut ended = self.prompt_from.versions();
+        let ended = self.prompt_from.next_within(PATIENCE);
         self.want();
-        Some(async move {
-            let _ = tokio::time::timeout(PATIENCE, ended.changed()).await;
-        })
+        Some(ended)
     }
 
     /// A fetch has ended; until `prompt_from` the next one that requests ask for has to wait.
     pub fn fetched(&self, prompt_from: Instant) {
-        self.prompt_from.store(prompt_from);
+        self.prompt_from.store(Some(prompt_from));
     }
 
     /// Resolves when a request wanted an unknown key since the last time. Cancel safe.

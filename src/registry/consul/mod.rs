@@ -1,6 +1,8 @@
 //! Consul as a registry: our own record there, and the endpoints that its health answers list.
 
 pub mod agent;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod intention_rows;
 mod intentions;
 mod own;

@@ -1,0 +1,4 @@
+//! `just fuzz head`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| outrigger::fuzzing::head(data));
