@@ -72,7 +72,7 @@ impl Lifecycle {
     pub fn spawn_on(&self, runtime: &Handle, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let member = Member::enter(&self.group, name);
         let id = member.id;
-        let tracked = self.tasks.track_future(Kept { task, _member: member });
+        let tracked = self.tasks.track_future(Task { task, _member: member });
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         let handle = runtime.spawn(tracked).abort_handle();
         self.group.arm(id, handle);
@@ -137,6 +137,24 @@ impl Lifecycle {
     }
 }
 
+pin_project! {
+    /// A task with its entry in the group. Not an async block: that would keep space for the task twice, and a task lives as
+    /// long as a connection.
+    struct Task<F> {
+        #[pin]
+        task: F,
+        _member: Member,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
+    }
+}
+
 impl Default for Lifecycle {
     fn default() -> Self {
         Self::new()
@@ -197,24 +215,6 @@ impl Member {
         running.next += 1;
         running.tasks.insert(id, (name, None));
         Self { group: group.clone(), id }
-    }
-}
-
-pin_project! {
-    /// A task with its entry, which goes after it. An `async` block around the task would be twice its size: a future that
-    /// is moved into an `await` has a place of its own there.
-    struct Kept<F> {
-        #[pin]
-        task: F,
-        _member: Member,
-    }
-}
-
-impl<F: Future<Output = ()>> Future for Kept<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.project().task.poll(cx)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A connection as bytes both ways, whatever is below: a socket, or TLS on one.
 
+use std::task::{Context, Poll};
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -8,6 +10,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Makes the drop of the stream a reset instead of an orderly close: what was sent is not the whole of it
     /// (RFC 9293 §3.10.7). Where nothing below can say so, it does nothing.
     fn abort(&self) {}
+
+    /// Ready when there may be something to read, which nothing takes away; where nothing below can say so, always.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }
 
 impl Stream for TcpStream {
@@ -15,17 +22,30 @@ impl Stream for TcpStream {
         // A socket that is gone already needs no reset.
         let _ = self.set_zero_linger();
     }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is found by who reads.
+        self.poll_read_ready(cx).map(drop)
+    }
 }
 
 impl Stream for tokio_rustls::client::TlsStream<TcpStream> {
     fn abort(&self) {
         self.get_ref().0.abort();
     }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_readable(cx)
+    }
 }
 
 impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
     fn abort(&self) {
         self.get_ref().0.abort();
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_readable(cx)
     }
 }
 
@@ -38,5 +58,9 @@ impl Stream for hyper_util::rt::TokioIo<hyper::upgrade::Upgraded> {}
 impl<S: Stream + ?Sized> Stream for Box<S> {
     fn abort(&self) {
         (**self).abort();
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_readable(cx)
     }
 }

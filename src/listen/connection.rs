@@ -47,6 +47,8 @@ pub struct Connection {
     block_since: AtomicU64,
     /// Milliseconds since `began` when the last request ended.
     idle_since: AtomicU64,
+    /// The last write found that the peer takes no more.
+    blocked: AtomicBool,
     /// Answers of which the next piece is the client's to take.
     untaken: AtomicU32,
     /// Grows with each request and each piece of an answer.
@@ -82,6 +84,7 @@ impl Connection {
             head_since: AtomicU64::new(0),
             block_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
             untaken: AtomicU32::new(0),
             progress: AtomicU32::new(0),
             excess: AtomicU8::new(0),
@@ -167,6 +170,19 @@ impl Connection {
         if !self.is_busy() && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.millis() + 1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn note_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Since when nothing was asked and nothing is left to be written; `None` while something is.
+    pub(super) fn at_rest_since(&self) -> Option<Instant> {
+        let rests = !self.is_busy()
+            && self.head_since.load(Ordering::Relaxed) == 0
+            && !self.blocked.load(Ordering::Relaxed)
+            && !self.has_tunnel();
+        rests.then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
     }
 
     /// A head of HTTP/2 began with the bytes just read.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::connection::Connection;
 use super::frames::{Frames, Standing};
 use super::sniff::Prefix;
+use crate::stream::Stream;
 
 /// A stream with its connection's clock.
 pub(super) struct Guarded<S> {
@@ -69,6 +70,11 @@ impl<S> Guarded<S> {
         (self.stream, self.held)
     }
 
+    /// What was read and not used comes first again.
+    pub(super) fn unread(&mut self, bytes: &[u8]) {
+        self.prefix.insert_from_slice(0, bytes);
+    }
+
     /// True where the bytes are one of hyper's own answers, whole; they are kept and not written.
     ///
     /// An app may answer in just these bytes; so they are held only until the connection's end tells which it was.
@@ -79,6 +85,13 @@ impl<S> Guarded<S> {
         let bare = BARE_ANSWERS.into_iter().find(|bare| *bare == first && !self.connection.has_tunnel())?;
         self.held = Some(bare);
         Some(bare.len())
+    }
+}
+
+impl<S: Stream> Guarded<S> {
+    /// Ready when there may be something to read.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.prefix.is_empty() { self.stream.poll_readable(cx) } else { Poll::Ready(()) }
     }
 }
 
@@ -105,6 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             return Poll::Ready(Ok(held));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.connection.note_blocked(written.is_pending());
         self.went(written)
     }
 
@@ -119,6 +133,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
             return Poll::Ready(Ok(held));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.connection.note_blocked(written.is_pending());
         self.went(written)
     }
 
@@ -127,7 +142,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_pending() {
+            self.connection.note_blocked(true);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

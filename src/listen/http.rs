@@ -4,17 +4,16 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
-use futures_util::TryFutureExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Limit};
@@ -24,6 +23,7 @@ use super::sniff::{Prefix, Protocol, sniff};
 use super::{Accept, Gauged, Listener, Settings};
 use crate::late::{Flush, Late};
 use crate::reason::Reason;
+use crate::stream::Stream;
 use crate::telemetry::{ConnectionState, CutCause};
 
 /// Serves one connection until it ends. `alpn` is what TLS negotiated, if anything.
@@ -36,7 +36,7 @@ pub(super) async fn serve<A, S>(
     alpn: Option<&[u8]>,
 ) where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let _open = Gauged::enter(&listener.metrics, listener.direction, ConnectionState::Active);
     let drained = listener.lifecycle.drained();
@@ -66,12 +66,13 @@ pub(super) async fn serve<A, S>(
     match protocol {
         Protocol::Http1 => {
             let io = Guarded::new(stream, prefix, connection.clone());
-            serve_http1(listener, io, &connection, settings, &handler).await;
+            // Boxed: a connection keeps space for the larger of the two.
+            Box::pin(serve_http1(listener, io, &connection, settings, &handler)).await;
         }
         Protocol::Http2 => {
             let io = Guarded::framed(stream, prefix, connection.clone());
             connection.set_most_headers(settings.headers);
-            let ended = serve_http2(io, &connection, settings, &handler).await;
+            let ended = Box::pin(serve_http2(io, &connection, settings, &handler)).await;
             let excess = connection.excess().map(|excess| match excess {
                 Excess::Frames => CutCause::FrameFlood,
                 Excess::Resets => CutCause::ResetFlood,
@@ -89,19 +90,19 @@ fn cut_cause(ended: &Ended) -> Option<CutCause> {
     match ended {
         Ended::Overdue(Limit::Head) => Some(CutCause::SlowHead),
         Ended::Overdue(Limit::Untaken) => Some(CutCause::SlowReader),
-        Ended::Overdue(Limit::Idle) | Ended::ByItself(_) | Ended::Cut => None,
+        Ended::Overdue(Limit::Idle) | Ended::ByItself(_) | Ended::Cut | Ended::AtRest => None,
     }
 }
 
 async fn serve_http1<A, S>(
     listener: &Listener<A>,
-    io: Guarded<S>,
+    mut io: Guarded<S>,
     connection: &Arc<Connection>,
     settings: Settings,
     handler: &Arc<A>,
 ) where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let mut builder = http1::Builder::new();
     // Dates come from the app; head and idle limits are kept by `watch`, without a timer for each request.
@@ -113,17 +114,30 @@ async fn serve_http1<A, S>(
     if settings.headers != HYPER_HEADERS {
         builder.max_headers(settings.headers);
     }
-    let mut http = builder.serve_connection(TokioIo::new(io), service(handler, connection)).with_upgrades();
-    let ended = watch(Pin::new(&mut http), connection, settings, http1::UpgradeableConnection::graceful_shutdown).await;
-    let Some(parts) = http.into_parts() else {
-        // A tunnel has the stream now. It counts as this connection until it ends.
-        connection.released().await;
-        return;
+    let mut service = service(handler, connection);
+    let ended = loop {
+        let mut http = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        let graceful = http1::UpgradeableConnection::graceful_shutdown;
+        let ended = watch(Pin::new(&mut http), connection, settings, Some(REST), graceful).await;
+        let Some(parts) = http.into_parts() else {
+            // A tunnel has the stream now. It counts as this connection until it ends.
+            connection.released().await;
+            return;
+        };
+        io = parts.io.into_inner();
+        if !matches!(ended, Ended::AtRest) {
+            break ended;
+        }
+        // hyper's buffers and its space for a request are gone until there is something to read.
+        io.unread(&parts.read_buf);
+        service = parts.service;
+        drop(parts.read_buf);
+        rest(&io, connection, settings.idle).await;
     };
     if let Some(cause) = cut_cause(&ended) {
         listener.metrics.connection_cut(listener.direction, cause);
     }
-    let (stream, held) = parts.io.into_inner().into_parts();
+    let (stream, held) = io.into_parts();
     let answer = match ended {
         Ended::ByItself(Err(error)) if error.is_parse() => {
             let (reason, detail) = reason_of(&error);
@@ -137,15 +151,16 @@ async fn serve_http1<A, S>(
             let detail = format!("the head was not complete within {:?}", settings.head);
             handler.refuse(connection, Reason::RequestTimeout, &detail)
         }
-        Ended::Overdue(Limit::Idle | Limit::Untaken) | Ended::Cut => return,
+        Ended::Overdue(Limit::Idle | Limit::Untaken) | Ended::Cut | Ended::AtRest => return,
     };
-    tell_and_close(stream, &answer).await;
+    // Boxed: rare, and every connection would carry its buffer about.
+    Box::pin(tell_and_close(stream, &answer)).await;
 }
 
 async fn serve_http2<A, S>(io: Guarded<S>, connection: &Arc<Connection>, settings: Settings, handler: &Arc<A>) -> Ended
 where
     A: Accept,
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Stream,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -164,7 +179,7 @@ where
     let (io, flush) = Late::new(io);
     let http = builder.serve_connection(TokioIo::new(io), service(handler, connection));
     let mut http = FlushedHttp2 { http, flush };
-    watch(Pin::new(&mut http), connection, settings, |http| {
+    watch(Pin::new(&mut http), connection, settings, None, |http| {
         Pin::new(&mut http.get_mut().http).graceful_shutdown();
     })
     .await
@@ -196,21 +211,41 @@ fn service<A: Accept>(
     let connection = connection.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         connection.request_began();
-        let mut busy = InRequest { connection: connection.clone(), untaken: false };
+        let busy = Some(InRequest { connection: connection.clone(), untaken: false });
         let version = request.version();
-        // Not by `async`, where what is awaited stands twice: hyper keeps the room of one request for as long as the
-        // connection lives.
-        tower::Service::call(&mut inner.clone(), request).map_ok(move |mut response| {
-            if version < Version::HTTP_2
-                && busy.connection.is_closing()
-                && response.status() != StatusCode::SWITCHING_PROTOCOLS
-            {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            busy.set_untaken(true);
-            response.map(|body| Busy { body, busy })
-        })
+        let answer = tower::Service::call(&mut inner.clone(), request);
+        Answering { answer, version, busy }
     })
+}
+
+pin_project! {
+    /// A request being answered. Not an async block: that would keep space for the handler's future twice, and hyper moves
+    /// it to its place for every request.
+    struct Answering<F> {
+        #[pin]
+        answer: F,
+        version: Version,
+        busy: Option<InRequest>,
+    }
+}
+
+impl<F, B> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<Busy<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.answer.poll(cx));
+        let mut busy = this.busy.take().expect("a future is not polled after its end");
+        let closing = busy.connection.is_closing();
+        if *this.version < Version::HTTP_2 && closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        busy.set_untaken(true);
+        Poll::Ready(Ok(response.map(|body| Busy { body, busy })))
+    }
 }
 
 enum Ended {
@@ -218,20 +253,38 @@ enum Ended {
     Overdue(Limit),
     /// Whatever is under way is dropped.
     Cut,
+    /// Nothing was asked for a while.
+    AtRest,
 }
 
-/// Drives a connection. One timer serves all its limits: it is looked at when it fires, not moved at each request.
+/// Waits until there is something to read, or the connection has to do with its end.
+async fn rest<S: Stream>(io: &Guarded<S>, connection: &Connection, idle: Duration) {
+    let end = connection.at_rest_since().map_or_else(Instant::now, |since| (since + idle).into());
+    let timer = tokio::time::sleep_until(end);
+    tokio::pin!(timer);
+    std::future::poll_fn(|cx| {
+        if connection.poll_closing(cx) || io.poll_readable(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        timer.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Drives a connection; where `rest` is set, until nothing was asked for so long, too. One timer serves all its limits: it is looked at when it fires, not moved at each request.
 async fn watch<C>(
     mut http: Pin<&mut C>,
     connection: &Connection,
     settings: Settings,
+    rest: Option<Duration>,
     graceful: fn(Pin<&mut C>),
 ) -> Ended
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let shortest = settings.head.min(settings.idle);
-    let timer = tokio::time::sleep(shortest);
+    let pace = rest.map_or(shortest, |rest| rest.min(shortest));
+    let timer = tokio::time::sleep(pace);
     tokio::pin!(timer);
     let mut drain = Drain::No;
     let mut stall = Stall::default();
@@ -253,18 +306,25 @@ where
             }
             let mut close = matches!(drain, Drain::Lingering);
             let now = std::time::Instant::now();
+            let mut quiet = None;
+            if let (Some(rest), Drain::No, Some(since)) = (rest, &drain, connection.at_rest_since()) {
+                if since + rest <= now {
+                    return Poll::Ready(Ended::AtRest);
+                }
+                quiet = Some(since + rest);
+            }
             let next = match connection.patience(settings.head, settings.idle) {
                 Some((end, Limit::Idle)) if end <= now && !matches!(drain, Drain::Asked) => {
                     close = true;
                     now + LINGER
                 }
                 Some((end, limit)) if end <= now => return Poll::Ready(Ended::Overdue(limit)),
-                Some((end, _)) => end,
+                Some((end, _)) => end.min(quiet.unwrap_or(now + pace)),
                 None if stall.lasts(connection.waits_for_client(), now, settings.idle) => {
                     return Poll::Ready(Ended::Overdue(Limit::Untaken));
                 }
                 // Whatever comes after the request under way cannot be overdue before this.
-                None => now + shortest,
+                None => now + pace,
             };
             timer.as_mut().reset(next.into());
             if close {
@@ -362,6 +422,8 @@ impl<B: Body<Data = Bytes>> Body for Busy<B> {
     }
 }
 
+/// A connection without a request for this long gives its buffers back.
+const REST: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(250);
 const READ_BUFFER: usize = 64 * 1024;
 const HYPER_HEADERS: usize = 100;

@@ -282,14 +282,15 @@ impl<A: Accept> Listener<A> {
                 let permissive = matches!(self.security, Security::Permissive(_));
                 // Where the server speaks first, a client in plain text is silent.
                 let silence = (permissive && handler.is_raw()).then_some(SILENCE);
-                let accepted = tls::accept(socket, peer, identity, settings.handshake, silence).await;
+                // Boxed, as what follows is: a connection keeps space for the largest of its stages.
+                let accepted = Box::pin(tls::accept(socket, peer, identity, settings.handshake, silence)).await;
                 drop(handshaking);
                 self.metrics.handshake(self.direction, accepted.outcome());
                 match accepted {
                     tls::Accepted::Mesh { stream, peer } => {
                         let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                         let connection = Arc::new(Connection::new(peer, local));
-                        self.serve_stream(*stream, connection, settings, handler, alpn.as_deref()).await;
+                        self.serve_stream(stream, connection, settings, handler, alpn.as_deref()).await;
                     }
                     tls::Accepted::PlainText { socket } if permissive => {
                         self.plain_peers.note(peer.ip().to_canonical());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::Dialect;
+use crate::scrap;
 
 /// The time that a request has, as it was when its head came.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +66,7 @@ impl Allowance {
         let elapsed = now.saturating_duration_since(self.began);
         if let Some(whole) = self.whole {
             let left = whole.saturating_sub(elapsed).as_millis();
-            headers.insert(DEADLINE, HeaderValue::from(u64::try_from(left).unwrap_or(u64::MAX)));
+            headers.insert(DEADLINE, scrap::number(u64::try_from(left).unwrap_or(u64::MAX)));
         }
         if let Some(grpc) = self.grpc
             && let Ok(value) = HeaderValue::try_from(grpc_text(grpc.saturating_sub(elapsed)))

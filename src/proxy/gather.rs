@@ -1,6 +1,7 @@
 //! Short answers are waited for before the caller sees their head: then an endpoint that dies half way costs another try
 //! and not the answer. Streams are not held back.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,43 +72,49 @@ fn is_stream(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// `Reset` when the body breaks off meanwhile: nothing of it has reached the caller.
-pub(super) async fn gather(response: Response<Tethered>, patience: Patience) -> Result<Gathered, AttemptError> {
-    let (head, mut body) = response.into_parts();
-    let (limit, announced) = match patience {
-        Patience::None => {
-            return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: Bytes::new(), rest: body })));
-        }
-        Patience::Announced(limit) => (limit, true),
-        Patience::Unknown(limit) => (limit, false),
-    };
-    let mut whole = Whole { data: Bytes::new(), trailers: None };
-    let late = tokio::time::sleep(limit);
-    tokio::pin!(late);
-    loop {
-        let frame = tokio::select! {
-            biased;
-            frame = body.frame() => frame,
-            () = &mut late => {
-                if announced {
-                    return Err(AttemptError::Reset(format!("no end of the answer for {limit:?}")));
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in the future of every request")]
+pub(super) fn gather(
+    response: Response<Tethered>,
+    patience: Patience,
+) -> impl Future<Output = Result<Gathered, AttemptError>> + Send {
+    async move {
+        let (head, mut body) = response.into_parts();
+        let (limit, announced) = match patience {
+            Patience::None => {
+                return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: Bytes::new(), rest: body })));
+            }
+            Patience::Announced(limit) => (limit, true),
+            Patience::Unknown(limit) => (limit, false),
+        };
+        let mut whole = Whole { data: Bytes::new(), trailers: None };
+        let late = tokio::time::sleep(limit);
+        tokio::pin!(late);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = &mut late => {
+                    if announced {
+                        return Err(AttemptError::Reset(format!("no end of the answer for {limit:?}")));
+                    }
+                    return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: whole.data, rest: body })));
                 }
+            };
+            match frame {
+                None => return Ok(Gathered::Whole(Response::from_parts(head, whole))),
+                Some(Err(error)) => return Err(AttemptError::Reset(format!("the answer broke off: {error}"))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if whole.data.is_empty() => whole.data = data,
+                    Ok(data) => whole.data = [whole.data, data].concat().into(),
+                    Err(frame) => whole.trailers = frame.into_trailers().ok(),
+                },
+            }
+            if body.is_end_stream() {
+                return Ok(Gathered::Whole(Response::from_parts(head, whole)));
+            }
+            if whole.data.len() as u64 > SHORT {
                 return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: whole.data, rest: body })));
             }
-        };
-        match frame {
-            None => return Ok(Gathered::Whole(Response::from_parts(head, whole))),
-            Some(Err(error)) => return Err(AttemptError::Reset(format!("the answer broke off: {error}"))),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if whole.data.is_empty() => whole.data = data,
-                Ok(data) => whole.data = [whole.data, data].concat().into(),
-                Err(frame) => whole.trailers = frame.into_trailers().ok(),
-            },
-        }
-        if body.is_end_stream() {
-            return Ok(Gathered::Whole(Response::from_parts(head, whole)));
-        }
-        if whole.data.len() as u64 > SHORT {
-            return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: whole.data, rest: body })));
         }
     }
 }

@@ -35,68 +35,75 @@ pub(super) enum Answer {
 ///
 /// # Errors
 /// The reason for the caller, with the last cause for the log.
-pub(super) async fn send(
-    pool: &Pool,
-    route: &Route,
-    mut request: Request<RequestBody>,
+pub(super) fn send<'a>(
+    pool: &'a Pool,
+    route: &'a Route,
+    request: Request<RequestBody>,
     key: Option<u64>,
-    exchange: &mut Exchange,
-) -> Result<Answer, Refusal> {
-    // Reading the clock costs as much as a header: the first try began when the request did.
-    let mut now = exchange.began();
-    exchange.admit(&route.service)?;
-    // Where no other try could follow, cutting the one there is would only lose its answer.
-    let again = route.retry.allows(Failure::Status(StatusCode::GATEWAY_TIMEOUT), request.method(), 1);
-    let per_try = route.retry.per_try_timeout.filter(|_| again);
-    let allowance = Allowance::new(route.timeout, per_try, request.headers(), now);
-    if allowance.is_over(now) {
-        return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));
-    }
-    route.service.note_request();
-    let mut tries = Tries {
-        pool,
-        route,
-        allowance: &allowance,
-        key,
-        method: request.method().clone(),
-        caller: attempt_of(request.headers()),
-        replay: Replay::of(&mut request, route),
-        tried: SmallVec::new(),
-    };
+    exchange: &'a mut Exchange,
+) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<'a> {
     let mut next = Some(request);
-    let mut alarm = Alarm(pin!(allowance.limit(now).map(|at| tokio::time::sleep_until(at.into()))));
-    loop {
-        let Some(request) = next.take().or_else(|| tries.replay.as_ref().and_then(Replay::request)) else {
-            return Err(Refusal::new(Reason::InternalBug, "a retry without a request"));
-        };
-        let tried = {
-            let first = pin!(tries.begin(request, now, exchange)?);
-            if tries.hedges() {
-                // Boxed: hedging is rare, and every request's future would carry its space about.
-                alarm.within(Box::pin(hedge::race(&mut tries, first, exchange))).await
-            } else {
-                alarm.within(first).await
-            }
-        };
-        let ended = match tried {
-            Some((trying, Ok(got))) => tries.take(trying, got, exchange),
-            Some((trying, Err(failed))) => tries.fail(trying, failed, exchange),
-            None => tries.late(exchange),
-        };
-        let after = match ended {
-            Ended::Answer(answer) => return Ok(answer),
-            Ended::Final(refusal) => return Err(refusal),
-            Ended::Again { request, after } => {
-                next = request;
-                after
-            }
-        };
-        if !after.is_zero() {
-            tokio::time::sleep(after).await;
+    async move {
+        // Reading the clock costs as much as a header: the first try began when the request did.
+        let mut now = exchange.began();
+        exchange.admit(&route.service)?;
+        let Some(request) = &mut next else { return Err(without_a_request()) };
+        // Where no other try could follow, cutting the one there is would only lose its answer.
+        let again = route.retry.allows(Failure::Status(StatusCode::GATEWAY_TIMEOUT), request.method(), 1);
+        let per_try = route.retry.per_try_timeout.filter(|_| again);
+        let allowance = Allowance::new(route.timeout, per_try, request.headers(), now);
+        if allowance.is_over(now) {
+            return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));
         }
-        now = clock::now();
-        alarm.set(allowance.limit(now));
+        route.service.note_request();
+        let mut tries = Tries {
+            pool,
+            route,
+            allowance: &allowance,
+            key,
+            method: request.method().clone(),
+            caller: attempt_of(request.headers()),
+            replay: Replay::of(request, route),
+            tried: SmallVec::new(),
+        };
+        let mut alarm = Alarm(pin!(allowance.limit(now).map(|at| tokio::time::sleep_until(at.into()))));
+        loop {
+            let Some(request) = next.take().or_else(|| tries.replay.as_ref().and_then(Replay::request)) else {
+                return Err(without_a_request());
+            };
+            let tried = {
+                let first = pin!(tries.begin(request, now, exchange)?);
+                if tries.hedges() {
+                    // Boxed: hedging is rare, and every request's future would carry its space about.
+                    alarm.within(Box::pin(hedge::race(&mut tries, first, exchange))).await
+                } else {
+                    alarm.within(first).await
+                }
+            };
+            let ended = match tried {
+                Some((trying, Ok(got))) => tries.take(trying, got, exchange),
+                Some((trying, Err(failed))) => tries.fail(trying, failed, exchange),
+                None => tries.late(exchange),
+            };
+            let after = match ended {
+                Ended::Answer(answer) => return Ok(answer),
+                Ended::Final(refusal) => return Err(refusal),
+                Ended::Again { request, after } => {
+                    next = request;
+                    after
+                }
+            };
+            if !after.is_zero() {
+                tokio::time::sleep(after).await;
+            }
+            now = clock::now();
+            alarm.set(allowance.limit(now));
+        }
     }
+}
+
+fn without_a_request() -> Refusal {
+    Refusal::new(Reason::InternalBug, "a try without a request")
 }
 
 /// The request on its way: what was tried, what may be tried yet.
@@ -304,23 +311,31 @@ const RESET: Failure = Failure::Reset { reused: true };
 
 /// One try: sent, its answer's head awaited, and a short answer to its end where `again` says that another try could
 /// follow.
-async fn attempt<'a>(pool: &Pool, trying: Trying<'a>, request: Request<RequestBody>, again: bool) -> Tried<'a> {
-    let route = trying.route;
-    let want = Want {
-        http2: route.http2,
-        authority: route.authority.as_ref(),
-        connect_timeout: route.connect_timeout,
-        limit: route.service.connections(),
-    };
-    let sent = match pool.send(trying.endpoint(), request, want).await {
-        Ok(sent) => sent,
-        Err(failed) => return (trying, Err(failed)),
-    };
-    let (at, taken) = trying.answered(&sent);
-    let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
-    match gather(sent.response, patience).await {
-        Ok(gathered) => (trying, Ok(Got { gathered, taken, at })),
-        Err(error) => (trying, Err(Failed { error, request: None, reused: false })),
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in the future of every request")]
+fn attempt<'a>(
+    pool: &'a Pool,
+    trying: Trying<'a>,
+    request: Request<RequestBody>,
+    again: bool,
+) -> impl Future<Output = Tried<'a>> + Send + use<'a> {
+    async move {
+        let route = trying.route;
+        let want = Want {
+            http2: route.http2,
+            authority: route.authority.as_ref(),
+            connect_timeout: route.connect_timeout,
+            limit: route.service.connections(),
+        };
+        let sent = match pool.send(trying.endpoint(), request, want).await {
+            Ok(sent) => sent,
+            Err(failed) => return (trying, Err(failed)),
+        };
+        let (at, taken) = trying.answered(&sent);
+        let patience = if again { Patience::of(&sent.response, route) } else { Patience::None };
+        match gather(sent.response, patience).await {
+            Ok(gathered) => (trying, Ok(Got { gathered, taken, at })),
+            Err(error) => (trying, Err(Failed { error, request: None, reused: false })),
+        }
     }
 }
 

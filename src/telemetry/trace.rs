@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use http::HeaderValue;
 use http::header::HeaderMap;
 
+use crate::scrap;
+
 /// Where an exchange belongs: the `traceparent` that came, or a new trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
@@ -49,7 +51,7 @@ impl TraceContext {
         write_hex(&mut text[3..35], &self.trace_id);
         write_hex(&mut text[36..52], &fastrand::u64(1..).to_be_bytes());
         write_hex(&mut text[53..55], &[self.flags]);
-        HeaderValue::from_bytes(&text).expect("hex and dashes are a header value")
+        scrap::header_value(&text).expect("hex and dashes are a header value")
     }
 }
 
@@ -77,7 +79,7 @@ pub fn new_request_id() -> HeaderValue {
     let id = uuid::Builder::from_unix_timestamp_millis(millis, &chance).into_uuid();
     let mut text = [0u8; 36];
     id.hyphenated().encode_lower(&mut text);
-    HeaderValue::from_bytes(&text).expect("a UUID is a header value")
+    scrap::header_value(&text).expect("a UUID is a header value")
 }
 
 fn write_hex(out: &mut [u8], bytes: &[u8]) {

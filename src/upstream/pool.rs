@@ -2,6 +2,7 @@
 //! contended: only this worker's thread takes them.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -120,24 +121,63 @@ impl Pool {
     /// Sends a request on an idle or new connection and waits for the head of the answer. A reused connection that turns
     /// out to be dead before it took the request is replaced without a word. Dropping the future gives the exchange up
     /// and closes its connection (HTTP/1.1) or resets its stream (HTTP/2).
-    pub async fn send(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        request: Request<RequestBody>,
-        want: Want<'_>,
-    ) -> Result<Sent, Failed> {
-        let connections = self.connections(endpoint, want.limit);
-        let mut request = request;
-        loop {
-            let (way, reused) = match self.connection(&connections, want).await {
-                Ok(found) => found,
-                Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
-            };
-            let at = clock::now();
-            match self.exchange(&connections, way, request, want.authority).await {
-                Ok(response) => return Ok(Sent { response, at }),
-                Err(Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. }) if reused => request = unsent,
-                Err(failed) => return Err(Failed { reused, ..failed }),
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in the future of every request")]
+    pub fn send<'a>(
+        &'a self,
+        endpoint: &'a Arc<Endpoint>,
+        mut request: Request<RequestBody>,
+        want: Want<'a>,
+    ) -> impl Future<Output = Result<Sent, Failed>> + Send + use<'a> {
+        async move {
+            let connections = self.connections(endpoint, want.limit);
+            loop {
+                let (way, reused) = match self.connection(&connections, want).await {
+                    Ok(found) => found,
+                    Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
+                };
+                let at = clock::now();
+                let (sent, home) = match way {
+                    Way::Http1(mut sender) => {
+                        if !is_ready(&mut sender).await {
+                            if reused {
+                                continue;
+                            }
+                            let error = AttemptError::Unsent("the connection closed while it was idle".into());
+                            return Err(Failed { error, request: Some(request), reused });
+                        }
+                        *request.version_mut() = Version::HTTP_11;
+                        let sent = sender.try_send_request(request).await;
+                        (sent, Home::Http1 { sender: Some(sender), to: connections.clone() })
+                    }
+                    Way::Http2(mut shared) => {
+                        *request.version_mut() = Version::HTTP_2;
+                        if let Err(cause) = to_absolute_form(&mut request, want.authority) {
+                            return Err(Failed { error: AttemptError::BadRequest(cause), request: None, reused });
+                        }
+                        (shared.sender.try_send_request(request).await, Home::Http2 { shared })
+                    }
+                };
+                match sent {
+                    // No upgrade was asked for: what follows this is no answer of HTTP.
+                    Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        let error = AttemptError::BadResponse("it switched protocols unasked".into());
+                        return Err(Failed { error, request: None, reused });
+                    }
+                    Ok(mut response) => {
+                        if matches!(home, Home::Http1 { .. })
+                            && let Err(cause) = framing::settle(&mut response)
+                        {
+                            return Err(Failed { reused, ..bad(cause) });
+                        }
+                        return Ok(Sent { response: response.map(|incoming| Tethered { incoming, home }), at });
+                    }
+                    Err(mut error) => match failed(error.take_message(), error.error()) {
+                        Failed { error: AttemptError::Unsent(_), request: Some(unsent), .. } if reused => {
+                            request = unsent;
+                        }
+                        failed => return Err(Failed { reused, ..failed }),
+                    },
+                }
             }
         }
     }
@@ -240,8 +280,8 @@ impl Pool {
             Dialed::Plain(stream, own) => self.open_http1(to, stream, (slot, own)).await.map(Way::Http1),
             #[cfg(test)]
             Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
-            Dialed::Mesh { stream, h2: true } => self.open_http2(to, *stream, slot).await.map(Way::Http2),
-            Dialed::Mesh { stream, h2: false } => self.open_http1(to, *stream, slot).await.map(Way::Http1),
+            Dialed::Mesh { stream, h2: true } => self.open_http2(to, stream, slot).await.map(Way::Http2),
+            Dialed::Mesh { stream, h2: false } => self.open_http1(to, stream, slot).await.map(Way::Http1),
         }
     }
 
@@ -295,50 +335,6 @@ impl Pool {
         let shared = Shared { sender, streams, since, settings };
         to.shared.lock().push(shared.clone());
         Ok(shared)
-    }
-
-    async fn exchange(
-        &self,
-        to: &Arc<Connections>,
-        way: Way,
-        mut request: Request<RequestBody>,
-        authority: Option<&Authority>,
-    ) -> Result<Response<Tethered>, Failed> {
-        match way {
-            Way::Http1(mut sender) => {
-                if !is_ready(&mut sender).await {
-                    let error = AttemptError::Unsent("the connection closed while it was idle".into());
-                    return Err(Failed { error, request: Some(request), reused: true });
-                }
-                *request.version_mut() = Version::HTTP_11;
-                match sender.try_send_request(request).await {
-                    // No upgrade was asked for: what follows this is no answer of HTTP.
-                    Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                        let error = AttemptError::BadResponse("it switched protocols unasked".into());
-                        Err(Failed { error, request: None, reused: false })
-                    }
-                    Ok(mut response) => {
-                        framing::settle(&mut response).map_err(bad)?;
-                        let home = Home::Http1 { sender: Some(sender), to: to.clone() };
-                        Ok(response.map(|incoming| Tethered { incoming, home }))
-                    }
-                    Err(mut error) => Err(failed(error.take_message(), error.error())),
-                }
-            }
-            Way::Http2(mut shared) => {
-                *request.version_mut() = Version::HTTP_2;
-                if let Err(cause) = to_absolute_form(&mut request, authority) {
-                    return Err(Failed { error: AttemptError::BadRequest(cause), request: None, reused: true });
-                }
-                match shared.sender.try_send_request(request).await {
-                    Ok(response) => {
-                        let home = Home::Http2 { shared };
-                        Ok(response.map(|incoming| Tethered { incoming, home }))
-                    }
-                    Err(mut error) => Err(failed(error.take_message(), error.error())),
-                }
-            }
-        }
     }
 
     /// Closes what has been idle too long or leads to an endpoint that is no longer wanted; to be called every second.

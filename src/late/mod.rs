@@ -226,5 +226,4 @@ const MOST: usize = 32 * 1024;
 const SLICES: usize = 16;
 
 #[cfg(test)]
-#[path = "late_tests.rs"]
 mod tests;

@@ -1,3 +1,5 @@
+//! Late flushes: what is gathered, back-pressure, errors, and HTTP/2 over them from end to end.
+
 use std::convert::Infallible;
 use std::task::Waker;
 
