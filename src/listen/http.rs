@@ -284,7 +284,9 @@ where
 {
     let shortest = settings.head.min(settings.idle);
     let pace = rest.map_or(shortest, |rest| rest.min(shortest));
-    let timer = tokio::time::sleep(pace);
+    let first = std::time::Instant::now() + pace;
+    let first = connection.patience(settings.head, settings.idle).map_or(first, |(end, _)| end.min(first));
+    let timer = tokio::time::sleep_until(first.into());
     tokio::pin!(timer);
     let mut drain = Drain::No;
     let mut stall = Stall::default();
@@ -308,7 +310,8 @@ where
             let now = std::time::Instant::now();
             let mut quiet = None;
             if let (Some(rest), Drain::No, Some(since)) = (rest, &drain, connection.at_rest_since()) {
-                if since + rest <= now {
+                // Idle too long, it has to do with its end.
+                if since + rest <= now && now < since + settings.idle {
                     return Poll::Ready(Ended::AtRest);
                 }
                 quiet = Some(since + rest);
