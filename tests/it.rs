@@ -63,6 +63,8 @@ mod registration;
 mod reload;
 #[path = "it/resilience.rs"]
 mod resilience;
+#[path = "it/rest.rs"]
+mod rest;
 #[path = "it/retries.rs"]
 mod retries;
 #[path = "it/subsets.rs"]
