@@ -98,7 +98,7 @@ pub(super) const REQUEST_SIZE_LIMITING: &[Key] = &[
         "require_content_length",
         BOOL,
         "false",
-        "Whether requests of HTTP/1.1 whose method has content must announce its length, or be chunked; others are answered 411.",
+        "Whether requests of HTTP/1.1 whose method has content must announce its length; others are answered 411, chunked ones too, which Kong lets pass.",
     ),
 ];
 

@@ -14,7 +14,7 @@ use crate::telemetry::{Metrics, PluginCounts, PluginDecision};
 pub struct Settings {
     /// Bytes of a request's body.
     pub most: u64,
-    /// Whether a request whose method has content must announce its length, or be chunked.
+    /// Whether a request of HTTP/1.1 whose method has content must announce its length; chunks do not.
     pub require_content_length: bool,
 }
 
@@ -61,14 +61,7 @@ impl Filter for RequestSizeLimiting {
                 let length = length.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
                 if length.is_none_or(|length| length > self.cap.most) {
                     let detail = format!("{} of {} bytes announced", length.unwrap_or(u64::MAX), self.cap.most);
-                    // The client asked first: RFC 9110 §10.1.1 has a status for that.
-                    let asked = call.head.headers.contains_key(header::EXPECT);
-                    let status = asked.then_some(StatusCode::EXPECTATION_FAILED);
-                    return Decision::refuse_with(
-                        Reason::BodyTooLarge,
-                        detail,
-                        Wording { status, ..self.cap.wording() },
-                    );
+                    return Decision::refuse_with(Reason::BodyTooLarge, detail, self.cap.wording());
                 }
             }
             None if self.require_content_length && needs_length(call.head) => {
@@ -84,12 +77,10 @@ impl Filter for RequestSizeLimiting {
     }
 }
 
-/// Chunks and frames of HTTP/2 are counted as they come; of the other methods content has no meaning (RFC 9110 §9.3).
+/// Of the other methods content has no meaning (RFC 9110 §9.3), and HTTP/2 frames it.
 fn needs_length(head: &request::Parts) -> bool {
     let without = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE, Method::CONNECT];
-    head.version < Version::HTTP_2
-        && !head.headers.contains_key(header::TRANSFER_ENCODING)
-        && !without.contains(&head.method)
+    head.version < Version::HTTP_2 && !without.contains(&head.method)
 }
 
 pub(super) const NAME: &str = "request-size-limiting";

@@ -271,7 +271,8 @@ async fn rest<S: Stream>(io: &Guarded<S>, connection: &Connection, idle: Duratio
     .await;
 }
 
-/// Drives a connection; where `rest` is set, until nothing was asked for so long, too. One timer serves all its limits: it is looked at when it fires, not moved at each request.
+/// Drives a connection; where `rest` is set, until nothing was asked for so long, too. One timer serves all its limits: it
+/// is looked at when it fires, not moved at each request.
 async fn watch<C>(
     mut http: Pin<&mut C>,
     connection: &Connection,
@@ -284,9 +285,7 @@ where
 {
     let shortest = settings.head.min(settings.idle);
     let pace = rest.map_or(shortest, |rest| rest.min(shortest));
-    let first = std::time::Instant::now() + pace;
-    let first = connection.patience(settings.head, settings.idle).map_or(first, |(end, _)| end.min(first));
-    let timer = tokio::time::sleep_until(first.into());
+    let timer = tokio::time::sleep(pace);
     tokio::pin!(timer);
     let mut drain = Drain::No;
     let mut stall = Stall::default();
@@ -310,11 +309,11 @@ where
             let now = std::time::Instant::now();
             let mut quiet = None;
             if let (Some(rest), Drain::No, Some(since)) = (rest, &drain, connection.at_rest_since()) {
-                // Idle too long, it has to do with its end.
-                if since + rest <= now && now < since + settings.idle {
+                // Idle for too long, it is hyper's to close.
+                if (since + rest..since + settings.idle).contains(&now) {
                     return Poll::Ready(Ended::AtRest);
                 }
-                quiet = Some(since + rest);
+                quiet = Some(since + rest).filter(|end| *end > now);
             }
             let next = match connection.patience(settings.head, settings.idle) {
                 Some((end, Limit::Idle)) if end <= now && !matches!(drain, Drain::Asked) => {
