@@ -49,6 +49,7 @@ fn a_client_that_takes_its_answer_late_gets_all_of_it() {
     let pair = Pair::with(|users| users, |web| web.set("outbound.timeouts", json!({ "idle": "60s" })));
     let mut slow = Connection::to(pair.web.outbound()).unwrap();
     slow.write(b"GET /bytes/6000000 HTTP/1.1\r\nHost: users\r\n\r\n").unwrap();
+    eventually(SOON, "the connection is taken", || (open(&pair) > 0.5).then_some(()));
     throughout(A_WHILE * 2, "the connection stays open", || open(&pair) > 0.5);
     assert_eq!(slow.read("GET").unwrap().body.len(), 6_000_000);
     eventually(SOON, "the answer is counted", || {

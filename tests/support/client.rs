@@ -154,8 +154,14 @@ impl Connection {
     }
 
     pub fn ask(&mut self, ask: &Ask) -> io::Result<Answer> {
-        self.write(ask.head().as_bytes())?;
-        if let Some(body) = &ask.body {
+        let mut head = ask.head().into_bytes();
+        // At once: an app that answers before it read a body that is still on its way costs the connection.
+        let together = ask.body.as_ref().filter(|body| !ask.chunked && body.len() <= 16 * 1024);
+        if let Some(body) = together {
+            head.extend_from_slice(body);
+        }
+        self.write(&head)?;
+        if let Some(body) = ask.body.as_ref().filter(|_| together.is_none()) {
             if ask.chunked {
                 for chunk in body.chunks(16 * 1024) {
                     self.write(format!("{:x}\r\n", chunk.len()).as_bytes())?;
