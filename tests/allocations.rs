@@ -32,7 +32,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const HOP: &[(&str, f64)] = &[("web", 9.1)];
 const PAIR_HTTP1: &[(&str, f64)] = &[("web", 12.1), ("users", 21.3)];
 const PAIR_HTTP2: &[(&str, f64)] = &[("web", 17.1), ("users", 23.0)];
-const HOP_POST: &[(&str, f64)] = &[("web", 13.1)];
+const HOP_POST: &[(&str, f64)] = &[("web", 14.3)];
 
 const TOLERANCE: f64 = 0.05;
 const REQUESTS: u64 = 2000;
@@ -85,7 +85,8 @@ fn hop_post() {
     let (registry, authority, app) = (Embedded::start(), Authority::new("mesh.test"), App::start("users-1"));
     let upstream = json!({ "mtls": "off", "endpoints": [app.address().to_string()] });
     let web = Counting::start(sidecar("web", &registry, &authority).upstream("users", upstream));
-    let ask = Ask::new("POST", "/bytes/1024").host("users").body(vec![b'x'; 1024]);
+    // The app reads the body: one that answers without it may close its connection, and ours ends with it.
+    let ask = Ask::new("POST", "/echo").host("users").body(vec![b'x'; 1024]);
     measure("a plain hop, HTTP/1.1, POST of 1 KiB", &[&web], &ask, HOP_POST);
 }
 
