@@ -6,6 +6,7 @@ pub mod reason;
 pub mod published;
 pub mod lifecycle;
 mod clock;
+mod expression;
 mod scrap;
 pub mod fingerprint;
 pub mod proxy_header;

@@ -6,7 +6,7 @@ mod permission;
 mod rule;
 
 pub use intention::{Action, DefaultPolicy, Intention, Intentions, Source};
-pub use permission::{Condition, HeaderMatch, Name, PathMatch, Permission, whole};
+pub use permission::{Condition, HeaderMatch, Name, PathMatch, Permission};
 pub use rule::{Caller, Rule};
 
 use std::fmt;

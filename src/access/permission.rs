@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::HOST;
 use http::{HeaderName, Method};
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use super::Request;
 
@@ -138,27 +138,6 @@ impl Condition {
             Self::Regex(regex) => regex.is_match(value),
         }
     }
-}
-
-/// An expression that must match from beginning to end, in linear time (RE2's syntax, as Consul's).
-///
-/// # Errors
-/// What is wrong with it, or that it is too large.
-pub fn whole(text: &str, ignore_case: bool) -> Result<Box<Regex>, String> {
-    RegexBuilder::new(&format!("^(?:{text})$"))
-        .unicode(false)
-        .case_insensitive(ignore_case)
-        .size_limit(64 << 10)
-        .dfa_size_limit(256 << 10)
-        .nest_limit(64)
-        .build()
-        .map(Box::new)
-        .map_err(|error| format!("the expression {text:?} cannot be used: {}", reason(&error)))
-}
-
-/// The parser draws the expression over several lines; its last one says what is wrong.
-fn reason(error: &regex::Error) -> String {
-    error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 impl PartialEq for PathMatch {

@@ -4,6 +4,7 @@ use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::*;
+use crate::expression::whole;
 use crate::names::ServiceName;
 
 fn id(text: &str) -> SpiffeId {
@@ -147,7 +148,7 @@ fn the_first_permission_that_matches_decides_and_else_the_default() {
     let permissions = vec![
         permission(false, Some(PathMatch::Exact("/admin".into()))),
         Permission { methods: vec![Method::GET], ..permission(true, Some(PathMatch::Prefix("/v1".into()))) },
-        permission(true, Some(PathMatch::Regex(whole("/files/[0-9]+", false).unwrap()))),
+        permission(true, Some(PathMatch::Regex(whole("/files/[0-9]+", false).unwrap().into()))),
     ];
     let list = || vec![intention("web", Action::Permissions(permissions.clone().into()))];
     let (shut, open) = (gate(list(), DefaultPolicy::Deny), gate(list(), DefaultPolicy::Allow));
@@ -187,7 +188,7 @@ fn headers_are_matched_as_envoy_does() {
         (Condition::Prefix("re".into()), &both, &none),
         (Condition::Suffix("blue".into()), &both, &red),
         (Condition::Contains("d,b".into()), &both, &red),
-        (Condition::Regex(whole("r.d", false).unwrap()), &red, &both),
+        (Condition::Regex(whole("r.d", false).unwrap().into()), &red, &both),
         (Condition::Present, &red, &none),
     ] {
         for (invert, map, wanted) in [(false, yes, true), (false, no, false), (true, yes, false)] {

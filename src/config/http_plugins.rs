@@ -44,7 +44,7 @@ pub(super) fn bot_detection(config: &Section<'_>) -> Option<bot_detection::Setti
 
 fn expression(scalar: &Scalar) -> Result<String, Fault> {
     let text = values::text(scalar)?;
-    match Expressions::compile([&text]) {
+    match Expressions::compile(&[&text]) {
         Ok(_) => Ok(text),
         Err(fault) => Err(Fault::new(format!("{text:?} is no expression: {fault}"), "use RE2's syntax")),
     }

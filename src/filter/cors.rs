@@ -65,11 +65,11 @@ impl Origins {
             }
             let inner = entry.strip_prefix('^').unwrap_or(entry);
             let inner = if inner.ends_with("\\$") { inner } else { inner.strip_suffix('$').unwrap_or(inner) };
-            Expressions::anchored([inner]).map_err(|error| (at, error))?;
+            Expressions::anchored(&[inner]).map_err(|error| (at, error))?;
             if entry.contains(':') { &mut origins } else { &mut hosts }.push(inner);
         }
-        let compile = |texts| Expressions::anchored::<&str>(texts).map_err(|error| (0, error));
-        Ok(Self::Several(Listed { exact, origins: compile(origins)?, hosts: compile(hosts)? }))
+        let compile = |texts: &[&str]| Expressions::anchored(texts).map_err(|error| (0, error));
+        Ok(Self::Several(Listed { exact, origins: compile(&origins)?, hosts: compile(&hosts)? }))
     }
 }
 

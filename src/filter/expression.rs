@@ -1,6 +1,8 @@
-//! Regular expressions of plugins: searched in linear time (RE2's syntax: no back-references, no look-around), over bytes.
+//! Lists of regular expressions that plugins look for.
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use regex::bytes::RegexSet;
+
+use crate::expression::any_of;
 
 /// Several expressions, of which one may match anywhere in a text.
 #[derive(Debug, Clone)]
@@ -13,28 +15,20 @@ impl PartialEq for Expressions {
 }
 
 impl Expressions {
+    /// Found anywhere in a text.
+    ///
     /// # Errors
     /// What is wrong with one of them, or that they take more than 256 KiB when compiled.
-    pub fn compile<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self, String> {
-        let built = RegexSetBuilder::new(texts)
-            .unicode(false)
-            .size_limit(256 << 10)
-            .dfa_size_limit(256 << 10)
-            .nest_limit(64)
-            .build();
-        // The parser's message draws the expression over several lines; its last line says what is wrong.
-        built.map(Self).map_err(|error| match error {
-            regex::Error::CompiledTooBig(limit) => format!("it takes more than {limit} bytes when compiled"),
-            error => error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
-        })
+    pub fn compile(texts: &[impl AsRef<str>]) -> Result<Self, String> {
+        any_of(texts, false).map(Self)
     }
 
     /// As `compile`, each to match a text from its beginning to its end.
     ///
     /// # Errors
     /// As `compile`.
-    pub fn anchored<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self, String> {
-        Self::compile(texts.into_iter().map(|text| format!("^(?:{})$", text.as_ref())))
+    pub fn anchored(texts: &[impl AsRef<str>]) -> Result<Self, String> {
+        any_of(texts, true).map(Self)
     }
 
     #[must_use]

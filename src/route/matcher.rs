@@ -6,9 +6,10 @@ use std::fmt;
 
 use http::header::{HeaderMap, HeaderName};
 use http::{Method, request};
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use super::path;
+use crate::expression;
 
 /// What a matcher looks at.
 #[derive(Clone, Copy)]
@@ -68,8 +69,7 @@ pub enum Condition {
     Regex(Pattern),
 }
 
-/// A regular expression that must match from beginning to end, in time linear in its input (no back-references, no
-/// look-around: RE2's syntax). Bytes, not Unicode: paths and header values are ASCII with escapes.
+/// A regular expression that must match from beginning to end.
 #[derive(Clone)]
 pub struct Pattern(Regex);
 
@@ -77,17 +77,7 @@ impl Pattern {
     /// # Errors
     /// What is wrong with the expression, or that it takes more than 64 KiB when compiled.
     pub fn compile(text: &str) -> Result<Self, String> {
-        let built = RegexBuilder::new(&format!("^(?:{text})$"))
-            .unicode(false)
-            .size_limit(64 << 10)
-            .dfa_size_limit(256 << 10)
-            .nest_limit(64)
-            .build();
-        // The parser's message draws the expression over several lines; its last line says what is wrong.
-        built.map(Self).map_err(|error| match error {
-            regex::Error::CompiledTooBig(limit) => format!("it takes more than {limit} bytes when compiled"),
-            error => error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
-        })
+        expression::whole(text, false).map(Self)
     }
 
     fn is_match(&self, text: &[u8]) -> bool {

@@ -3,9 +3,8 @@
 use http::Method;
 use serde_json::{Map, Value};
 
-use crate::access::{
-    Action, Condition, DefaultPolicy, HeaderMatch, Intention, Name, PathMatch, Permission, Source, whole,
-};
+use crate::access::{Action, Condition, DefaultPolicy, HeaderMatch, Intention, Name, PathMatch, Permission, Source};
+use crate::expression::whole;
 
 /// One row of `/v1/connect/intentions/match`; new fields that are no conditions are passed over.
 ///
@@ -100,9 +99,11 @@ fn path(http: &Map<String, Value>, bars: &mut Bars) -> Option<PathMatch> {
         (Some(exact), None, None) => Some(PathMatch::Exact(exact.into())),
         (None, Some(prefix), None) => Some(PathMatch::Prefix(prefix.into())),
         (None, None, Some(regex)) => match whole(regex, false) {
-            Ok(regex) => Some(PathMatch::Regex(regex)),
+            Ok(regex) => Some(PathMatch::Regex(Box::new(regex))),
             Err(cause) => {
-                bars.add(&format!("has a path that is not understood: {cause}"));
+                bars.add(&format!(
+                    "has a path that is not understood: the expression {regex:?} cannot be used: {cause}"
+                ));
                 None
             }
         },
@@ -134,9 +135,11 @@ fn header(row: &Value, bars: &mut Bars) -> Option<HeaderMatch> {
     }
     if let Some(regex) = text(row, "Regex") {
         match whole(regex, ignore_case) {
-            Ok(regex) => conditions.push(Condition::Regex(regex)),
+            Ok(regex) => conditions.push(Condition::Regex(Box::new(regex))),
             Err(cause) => {
-                bars.add(&format!("has a header that is not understood: {cause}"));
+                bars.add(&format!(
+                    "has a header that is not understood: the expression {regex:?} cannot be used: {cause}"
+                ));
                 return None;
             }
         }

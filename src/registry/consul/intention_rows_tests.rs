@@ -91,7 +91,7 @@ fn permissions_are_read_whole() {
     assert!(read.iter().all(|permission| permission.barred.is_none()), "{read:?}");
     assert_eq!((read[0].allow, &read[0].path), (false, &Some(PathMatch::Prefix("/admin".into()))));
     assert_eq!(read[1].methods, [Method::GET, Method::HEAD]);
-    assert_eq!(read[1].path, Some(PathMatch::Regex(whole("/v[12]/.*", false).unwrap())));
+    assert_eq!(read[1].path, Some(PathMatch::Regex(whole("/v[12]/.*", false).unwrap().into())));
     let conditions: Vec<_> = read[1].headers.iter().map(|h| (h.condition.clone(), h.invert, h.ignore_case)).collect();
     assert_eq!(
         conditions,
@@ -101,7 +101,7 @@ fn permissions_are_read_whole() {
             (Condition::Prefix("p".into()), false, false),
             (Condition::Suffix("s".into()), false, true),
             (Condition::Contains("c".into()), false, false),
-            (Condition::Regex(whole("r+", false).unwrap()), false, false),
+            (Condition::Regex(whole("r+", false).unwrap().into()), false, false),
         ]
     );
     assert_eq!(read[2], Permission { allow: true, ..Permission::default() });
