@@ -54,6 +54,9 @@ fn meaning(root: &Section<'_>, file: Option<&Path>, environment: &Environment) -
     let consul = consul(&root.section("consul"), environment);
     let identity = identity(&root.section("identity"));
     let inbound = inbound(&root.section("inbound"), &consul);
+    if service.as_ref().is_some_and(|service| service.protocol == Protocol::Tcp) {
+        plugins::without_http(&root.section("inbound"));
+    }
     let outbound = upstreams::outbound(&root.section("outbound"));
     let telemetry = root.section("telemetry");
     let access_log = telemetry.has("access_log").then(|| access_log(&telemetry.section("access_log")));

@@ -31,6 +31,23 @@ pub(super) fn scope(section: &Section<'_>) -> Arc<str> {
     }
 }
 
+/// What means nothing for a service that speaks no HTTP: plugins that look at requests, and routes.
+pub(super) fn without_http(inbound: &Section<'_>) {
+    for (at, item) in inbound.find("plugins").map(Node::items).unwrap_or_default().iter().enumerate() {
+        let plugin = inbound.below(item, route_shapes::keys_of(item).unwrap_or_default(), &format!("plugins[{at}]"));
+        let name = plugin.take("name", values::text).unwrap_or_default();
+        if name != "ip-restriction" {
+            plugin.mistake(
+                "name",
+                Fault::new(format!("{name} looks at requests, and protocol: tcp has none"), "remove it"),
+            );
+        }
+    }
+    if inbound.find("routes").is_some_and(|list| !list.items().is_empty()) {
+        inbound.mistake("routes", Fault::new("are about requests, and protocol: tcp has none", "remove them"));
+    }
+}
+
 fn each<'a>(section: &Section<'a>, list: &'a Node, scope: &Arc<str>) -> Vec<Plugin> {
     let one = |(at, item): (usize, &'a Node)| {
         let keys = route_shapes::keys_of(item)?;

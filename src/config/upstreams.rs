@@ -103,6 +103,7 @@ fn tcp(section: &Section<'_>) {
     let (retry, breaker) = (section.section("retry"), section.section("breaker"));
     let of_requests = [
         (section, "hedge"),
+        (section, "plugins"),
         (&retry, "methods"),
         (&retry, "per_try_timeout"),
         (&retry, "body_limit"),

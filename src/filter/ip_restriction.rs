@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::StatusCode;
 use ipnet::IpNet;
 
-use super::{Call, Decision, Filter, Wording};
+use super::{Call, Caller, Decision, Filter, Wording};
 use crate::reason::Reason;
 
 /// At least one of the lists has an entry.
@@ -43,7 +43,11 @@ impl Settings {
 
 impl Filter for IpRestriction {
     fn request(&self, call: &mut Call<'_>) -> Decision {
-        let client = call.caller.client.to_canonical();
+        self.connection(&call.caller)
+    }
+
+    fn connection(&self, caller: &Caller<'_>) -> Decision {
+        let client = caller.client.to_canonical();
         let Some(why) = self.settings.refuses(client) else { return Decision::PASS };
         let message = match &self.settings.message {
             Some(message) => message.clone(),

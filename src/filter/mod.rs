@@ -45,6 +45,11 @@ pub trait Filter: Send + Sync {
     /// Sees a request that another filter ended before this one could run: keeps what `response` needs of it.
     fn skipped(&self, _head: &request::Parts, _stash: &mut Extensions) {}
 
+    /// Decides on a connection without HTTP, if it can; the configuration keeps the others away from such services.
+    fn connection(&self, _caller: &Caller<'_>) -> Decision {
+        Decision::PASS
+    }
+
     /// Sees the head of every answer, those that another filter or outrigger itself gave included; this filter's own
     /// `request` may not have run then.
     fn response(&self, _answer: &mut Answered<'_>) {}
@@ -299,6 +304,20 @@ impl Chain {
             }
         }
         ran
+    }
+
+    /// Decides on a connection without HTTP: whether it is let in, and what plugins decided, for the log.
+    #[must_use]
+    pub fn connection(&self, caller: &Caller<'_>) -> (bool, String) {
+        let mut detail = String::new();
+        for link in self.links.as_deref().unwrap_or_default() {
+            let decision = link.filter.connection(caller);
+            link.count(&decision, &mut detail);
+            if decision.end.is_some() && !link.shadow {
+                return (false, detail);
+            }
+        }
+        (true, detail)
     }
 
     pub fn response(&self, status: &mut StatusCode, headers: &mut HeaderMap, stash: &mut Extensions) {

@@ -318,8 +318,10 @@ impl Accept for Inbound {
     async fn carry<S: Stream>(self: Arc<Self>, stream: S, connection: Arc<Connection>) {
         let route = self.shared.view.snapshot().app.clone();
         let log = self.shared.access_log.snapshot();
-        let exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
-        let route = self.shared.entry.admit_raw(&connection).map(|()| route);
+        let mut exchange = Exchange::begin_raw(route.flow.clone(), &connection, log.as_ref().as_ref());
+        let admitted = self.shared.entry.admit_raw(&connection);
+        let admitted = admitted.and_then(|()| passage::connection(&route.filters, &connection, &mut exchange));
+        let route = admitted.map(|()| route);
         tcp::carry(&self.pool, route, stream, &connection, exchange, self.lifecycle.clone()).await;
     }
 }

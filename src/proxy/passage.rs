@@ -95,13 +95,7 @@ impl Passage {
         (connection, client): (&'a Connection, IpAddr),
         entropy: u64,
     ) -> Call<'a> {
-        let caller = Caller {
-            address: connection.peer.address.ip().to_canonical(),
-            port: connection.peer.address.port(),
-            local: connection.local,
-            client,
-            identity: connection.peer.tls.as_ref().map(|tls| &tls.id),
-        };
+        let caller = caller(connection, client);
         Call { head, caller, stash: &mut self.stash, now: Instant::now(), wall: SystemTime::now(), entropy }
     }
 
@@ -135,6 +129,29 @@ impl Passage {
         }
         response
     }
+}
+
+fn caller(connection: &Connection, client: IpAddr) -> Caller<'_> {
+    Caller {
+        address: connection.peer.address.ip().to_canonical(),
+        port: connection.peer.address.port(),
+        local: connection.local,
+        client,
+        identity: connection.peer.tls.as_ref().map(|tls| &tls.id),
+    }
+}
+
+/// Asks the plugins of a service without HTTP whether a connection is let in.
+///
+/// # Errors
+/// `denied`, where one refuses it.
+pub(super) fn connection(filters: &Chain, connection: &Connection, exchange: &mut Exchange) -> Result<(), Refusal> {
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let (admitted, detail) = filters.connection(&caller(connection, connection.peer.address.ip().to_canonical()));
+    exchange.note(&detail);
+    if admitted { Ok(()) } else { Err(Reason::Denied.into()) }
 }
 
 /// The answer of a request that ends here.

@@ -74,6 +74,33 @@ fn bytes_cross_two_sidecars_and_each_way_closes_by_itself() {
 }
 
 #[test]
+fn ip_restriction_closes_connections_before_the_app_hears_of_them() {
+    let db = Mesh::start(Script::Echo, "strict");
+    let restrict = |mode: &str| {
+        db.db.rewrite(|config| {
+            config["inbound"]["plugins"] =
+                json!([{ "name": "ip-restriction", "mode": mode, "config": { "deny": ["127.0.0.0/8"] } }]);
+        });
+        assert_eq!(Ask::new("POST", "/reload").host("localhost").body("").send(db.db.admin()).status, 200);
+    };
+    let logged =
+        |detail: &str| eventually(SOON, detail, || db.db.access().into_iter().find(|line| line["detail"] == detail));
+    restrict("shadow");
+    assert_eq!(talk(db.web.upstream("db"), "select 1").unwrap(), "select 1 bye");
+    assert_eq!(logged("ip-restriction: would refuse denied: 127.0.0.1 is in deny")["reason"], "");
+    restrict("enforce");
+    assert!(talk(db.web.upstream("db"), "select 1").map_or(true, |said| said.is_empty()));
+    let line = logged("ip-restriction: refuse denied: 127.0.0.1 is in deny");
+    assert_eq!((&line["reason"], &line["bytes_out"], &line["endpoint"]), (&json!("denied"), &json!(0), &json!("")));
+    for decision in ["refused", "would_refuse"] {
+        let labels = [("plugin", "ip-restriction"), ("decision", decision)];
+        db.db.wait_for_metric("outrigger_plugin_decisions_total", &labels, 1.0);
+    }
+    comes_to_rest(&db.web);
+    comes_to_rest(&db.db);
+}
+
+#[test]
 fn much_goes_both_ways_at_once_without_growth() {
     let db = Mesh::start(Script::Echo, "strict");
     let size = 100 * 1024 * 1024;

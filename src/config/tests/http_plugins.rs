@@ -53,6 +53,18 @@ fn transformers_take_kongs_items() {
     assert_eq!(response.headers.add[0].1, "DENY");
 }
 
+#[test]
+fn without_http_only_addresses_can_be_judged() {
+    let text = "service: { name: db, port: 1, protocol: tcp }\ninbound: { plugins: [{ name: ip-restriction, config: { deny: \
+                [10.0.0.1] } }, { name: bot-detection }], routes: [{ name: a, match: { path: /x } }] }\n";
+    let found = crate::config::tests::lines(text);
+    let wanted = [
+        "inbound.plugins[1].name: bot-detection looks at requests, and protocol: tcp has none; remove it",
+        "inbound.routes: are about requests, and protocol: tcp has none; remove them",
+    ];
+    assert!(found.len() == 2 && found.iter().zip(wanted).all(|(found, wanted)| found.ends_with(wanted)), "{found:#?}");
+}
+
 /// A plugin's name and `config`, and its mistakes, from the key below `inbound.plugins[0]` on.
 const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("ip-restriction", "{}", &["config: has neither allow nor deny; add allow: [10.0.0.0/8]"]),

@@ -175,6 +175,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
         &["2:93: outbound.upstreams[0].retry.methods: is about requests, and protocol: tcp has none"],
     ),
     (
+        "outbound: { upstreams: [{ service: a, protocol: tcp, listen: 127.0.0.1:0, plugins: [{ name: cors }] }] }",
+        &["2:84: outbound.upstreams[0].plugins: is about requests, and protocol: tcp has none"],
+    ),
+    (
         "outbound: { defaults: { protocol: tcp }, upstreams: [{ service: a }] }",
         &["2:54: outbound.upstreams[0].listen: is missing, and with protocol: tcp"],
     ),

@@ -23,6 +23,21 @@ pub(super) enum Kind {
 }
 
 impl Algorithm {
+    /// Those that verify with a public key.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) const PUBLIC: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
+
     pub(super) const fn kind(self) -> Kind {
         match self {
             Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Kind::Rsa,

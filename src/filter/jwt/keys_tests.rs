@@ -6,28 +6,15 @@ use serde_json::json;
 use super::super::testing::{Signer, encode};
 use super::*;
 
-const PUBLIC: [Algorithm; 10] = [
-    Algorithm::Rs256,
-    Algorithm::Rs384,
-    Algorithm::Rs512,
-    Algorithm::Ps256,
-    Algorithm::Ps384,
-    Algorithm::Ps512,
-    Algorithm::Es256,
-    Algorithm::Es384,
-    Algorithm::Es512,
-    Algorithm::EdDsa,
-];
-
 fn set(keys: &[Value], allowed: &[Algorithm]) -> Result<KeySet, String> {
     KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), allowed)
 }
 
 #[test]
 fn every_algorithm_verifies_its_own_signatures_only() {
-    for algorithm in PUBLIC {
+    for algorithm in Algorithm::PUBLIC {
         let (signer, other) = (Signer::new(algorithm), Signer::new(algorithm));
-        let keys = set(&[signer.jwk()], &PUBLIC).unwrap();
+        let keys = set(&[signer.jwk()], &Algorithm::PUBLIC).unwrap();
         let signature = signer.sign(algorithm, b"text");
         for (claimed, text, signature, wanted) in [
             (algorithm, &b"text"[..], signature.clone(), Verdict::Good),
@@ -40,7 +27,7 @@ fn every_algorithm_verifies_its_own_signatures_only() {
         ] {
             assert_eq!(keys.verify(None, claimed, text, &signature), wanted, "{algorithm:?}");
         }
-        for claimed in PUBLIC.into_iter().filter(|claimed| *claimed != algorithm) {
+        for claimed in Algorithm::PUBLIC.into_iter().filter(|claimed| *claimed != algorithm) {
             let wanted = if claimed.kind() == algorithm.kind() { Verdict::Bad } else { Verdict::Unknown };
             assert_eq!(keys.verify(None, claimed, b"text", &signature), wanted, "{algorithm:?} as {claimed:?}");
         }
@@ -52,7 +39,7 @@ fn every_algorithm_verifies_its_own_signatures_only() {
 #[test]
 fn psychic_and_der_signatures_are_bad() {
     let signer = Signer::new(Algorithm::Es256);
-    let keys = set(&[signer.jwk()], &PUBLIC).unwrap();
+    let keys = set(&[signer.jwk()], &Algorithm::PUBLIC).unwrap();
     let good = signer.sign(Algorithm::Es256, b"text");
     let (r, s) = good.split_at(32);
     let number = |bytes: &[u8]| [&[2, 33, 0], bytes].concat();
@@ -71,7 +58,7 @@ fn psychic_and_der_signatures_are_bad() {
         assert_eq!(keys.verify(None, Algorithm::Es256, b"text", &bad), Verdict::Bad, "{bad:x?}");
     }
     let ed = Signer::new(Algorithm::EdDsa);
-    let keys = set(&[ed.jwk()], &PUBLIC).unwrap();
+    let keys = set(&[ed.jwk()], &Algorithm::PUBLIC).unwrap();
     let mut signature = ed.sign(Algorithm::EdDsa, b"text");
     // S plus the group's order: the same to a lax reader (RFC 8032 §5.1.7).
     let order = [0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14];
@@ -92,23 +79,23 @@ fn psychic_and_der_signatures_are_bad() {
 fn a_key_is_pinned_to_its_algorithm_its_use_and_the_allowed_ones() {
     let signer = Signer::new(Algorithm::Rs256);
     let fault = |more: Value, allowed: &[Algorithm]| set(&[signer.jwk_with(&more)], allowed).err().unwrap_or_default();
-    let pinned = set(&[signer.jwk_with(&json!({ "alg": "PS256" }))], &PUBLIC).unwrap();
+    let pinned = set(&[signer.jwk_with(&json!({ "alg": "PS256" }))], &Algorithm::PUBLIC).unwrap();
     let (rs, ps) = (signer.sign(Algorithm::Rs256, b"text"), signer.sign(Algorithm::Ps256, b"text"));
     assert_eq!(pinned.verify(None, Algorithm::Rs256, b"text", &rs), Verdict::Unknown);
     assert_eq!(pinned.verify(None, Algorithm::Ps256, b"text", &ps), Verdict::Good);
     for (more, allowed, why) in [
-        (json!({ "use": "enc" }), &PUBLIC[..], "not for signatures"),
-        (json!({ "key_ops": ["encrypt"] }), &PUBLIC, "not for verifying"),
-        (json!({ "key_ops": "verify" }), &PUBLIC, "not for verifying"),
-        (json!({ "key_ops": [] }), &PUBLIC, "not for verifying"),
-        (json!({ "alg": "RSA-OAEP" }), &PUBLIC, "an algorithm that is not used"),
-        (json!({ "alg": "ES256" }), &PUBLIC, "no accepted algorithm fits"),
-        (json!({ "alg": "HS256" }), &PUBLIC, "no accepted algorithm fits"),
-        (json!({ "alg": "none" }), &PUBLIC, "an algorithm that is not used"),
+        (json!({ "use": "enc" }), &Algorithm::PUBLIC[..], "not for signatures"),
+        (json!({ "key_ops": ["encrypt"] }), &Algorithm::PUBLIC, "not for verifying"),
+        (json!({ "key_ops": "verify" }), &Algorithm::PUBLIC, "not for verifying"),
+        (json!({ "key_ops": [] }), &Algorithm::PUBLIC, "not for verifying"),
+        (json!({ "alg": "RSA-OAEP" }), &Algorithm::PUBLIC, "an algorithm that is not used"),
+        (json!({ "alg": "ES256" }), &Algorithm::PUBLIC, "no accepted algorithm fits"),
+        (json!({ "alg": "HS256" }), &Algorithm::PUBLIC, "no accepted algorithm fits"),
+        (json!({ "alg": "none" }), &Algorithm::PUBLIC, "an algorithm that is not used"),
         (json!({ "alg": "RS512" }), &[Algorithm::Rs256], "no accepted algorithm fits"),
         (json!({}), &[Algorithm::Es256, Algorithm::EdDsa], "no accepted algorithm fits"),
-        (json!({ "d": "AQAB" }), &PUBLIC, "a key that signs"),
-        (json!({ "kid": 7 }), &PUBLIC, "no text"),
+        (json!({ "d": "AQAB" }), &Algorithm::PUBLIC, "a key that signs"),
+        (json!({ "kid": 7 }), &Algorithm::PUBLIC, "no text"),
     ] {
         let found = fault(more.clone(), allowed);
         assert!(found.contains(why), "{more}: {found}");
@@ -116,7 +103,7 @@ fn a_key_is_pinned_to_its_algorithm_its_use_and_the_allowed_ones() {
     for good in
         [json!({ "use": "sig" }), json!({ "key_ops": ["verify"] }), json!({ "x5c": ["junk"], "x5u": "http://x" })]
     {
-        assert_eq!(fault(good, &PUBLIC), "");
+        assert_eq!(fault(good, &Algorithm::PUBLIC), "");
     }
 }
 
@@ -149,12 +136,12 @@ fn keys_that_are_weak_or_no_keys_are_left_out() {
         json!("key"),
         json!(null),
     ] {
-        assert!(set(std::slice::from_ref(&jwk), &PUBLIC).is_err(), "{jwk}");
+        assert!(set(std::slice::from_ref(&jwk), &Algorithm::PUBLIC).is_err(), "{jwk}");
         // Beside a good one it is left out.
-        assert_eq!(set(&[jwk, small.clone()], &PUBLIC).unwrap().len(), 1);
+        assert_eq!(set(&[jwk, small.clone()], &Algorithm::PUBLIC).unwrap().len(), 1);
     }
     let padded = rsa(&[&[0], &n[..]].concat(), &[0, 1, 0, 1]);
-    assert_eq!(set(&[padded], &PUBLIC).unwrap().len(), 1, "a sign byte is no fault");
+    assert_eq!(set(&[padded], &Algorithm::PUBLIC).unwrap().len(), 1, "a sign byte is no fault");
 }
 
 #[test]
@@ -171,16 +158,16 @@ fn a_set_is_strict_json_and_bounded() {
         format!(r#"{{"keys":[{jwk}]}} trailing"#),
         json!({ "keys": vec![jwk.clone(); 101] }).to_string(),
     ] {
-        assert!(KeySet::parse(text.as_bytes(), &PUBLIC).is_err(), "{text:.80}");
+        assert!(KeySet::parse(text.as_bytes(), &Algorithm::PUBLIC).is_err(), "{text:.80}");
     }
-    assert_eq!(set(&vec![jwk; 100], &PUBLIC).unwrap().len(), 100);
+    assert_eq!(set(&vec![jwk; 100], &Algorithm::PUBLIC).unwrap().len(), 100);
 }
 
 #[test]
 fn a_kid_chooses_among_the_keys_and_is_nothing_else() {
     let (a, b, c) = (Signer::new(Algorithm::Es256), Signer::new(Algorithm::Es256), Signer::new(Algorithm::Es256));
     let named = [a.jwk_with(&json!({ "kid": "a" })), b.jwk_with(&json!({ "kid": "b" }))];
-    let keys = set(&named, &PUBLIC).unwrap();
+    let keys = set(&named, &Algorithm::PUBLIC).unwrap();
     let sign = |signer: &Signer| signer.sign(Algorithm::Es256, b"text");
     let verify = |kid: Option<&str>, signer: &Signer| keys.verify(kid, Algorithm::Es256, b"text", &sign(signer));
     assert_eq!(verify(Some("a"), &a), Verdict::Good);
@@ -191,7 +178,7 @@ fn a_kid_chooses_among_the_keys_and_is_nothing_else() {
         assert_eq!(verify(Some(kid), &a), Verdict::Unknown, "{kid}");
     }
     // A set whose keys have no names is tried with every name.
-    let unnamed = set(&[a.jwk()], &PUBLIC).unwrap();
+    let unnamed = set(&[a.jwk()], &Algorithm::PUBLIC).unwrap();
     assert_eq!(unnamed.verify(Some("new"), Algorithm::Es256, b"text", &sign(&a)), Verdict::Good);
 }
 
@@ -199,7 +186,7 @@ fn a_kid_chooses_among_the_keys_and_is_nothing_else() {
 fn a_token_without_a_name_is_tried_with_a_few_keys_only() {
     let signers: Vec<Signer> = (0..=MOST_TRIES).map(|_| Signer::new(Algorithm::EdDsa)).collect();
     let jwks: Vec<Value> = signers.iter().map(Signer::jwk).collect();
-    let keys = set(&jwks, &PUBLIC).unwrap();
+    let keys = set(&jwks, &Algorithm::PUBLIC).unwrap();
     let verdict = |at: usize| keys.verify(None, Algorithm::EdDsa, b"x", &signers[at].sign(Algorithm::EdDsa, b"x"));
     assert_eq!((verdict(MOST_TRIES - 1), verdict(MOST_TRIES)), (Verdict::Good, Verdict::Bad));
 }
