@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::certs::Authority;
+use crate::support::client::echoed;
 use crate::support::pair::sidecar;
 use crate::support::sidecar::{Builder, outrigger};
 use crate::support::{Answer, App, Ask, Embedded, SOON, Sidecar, eventually};
@@ -58,14 +59,6 @@ pub fn consumers() -> Value {
     ])
 }
 
-/// What the app saw of the request to `/echo…`: target, and the values of a header.
-fn header(answer: &Answer, name: &str) -> Vec<String> {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let told = answer.json();
-    let pairs = told["headers"].as_array().unwrap().iter();
-    pairs.filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
-}
-
 fn echo() -> Ask {
     Ask::get("/echo").host("users")
 }
@@ -85,13 +78,13 @@ fn a_key_names_its_consumer_to_the_app_and_is_hidden_from_it() {
         ("x-consumer-custom-id", "4711"),
         ("x-credential-identifier", "alice-1"),
     ] {
-        assert_eq!(header(&answer, name), [value], "{name}");
+        assert_eq!(echoed(&answer, name), [value], "{name}");
     }
     for name in ["apikey", "x_consumer_groups", "x-consumer-groups", "x-anonymous-consumer"] {
-        assert!(header(&answer, name).is_empty(), "{name} reached the app");
+        assert!(echoed(&answer, name).is_empty(), "{name} reached the app");
     }
     let in_query = gate.send(&Ask::get("/echo?a=1&apikey=second-of-alice&b").host("users"));
-    assert_eq!(header(&in_query, "x-credential-identifier"), ["spare"]);
+    assert_eq!(echoed(&in_query, "x-credential-identifier"), ["spare"]);
     assert_eq!(in_query.json()["target"], "/echo?a=1&b");
     gate.users.wait_for_metric(
         "outrigger_plugin_decisions_total",
@@ -152,11 +145,11 @@ fn several_plugins_are_alternatives_with_anonymous_and_acl_has_the_last_word() {
     ]));
     let basic = |text: &str| echo().header("authorization", &format!("Basic {}", STANDARD.encode(text)));
     let by_key = gate.send(&echo().header("apikey", "key-of-alice"));
-    assert_eq!(header(&by_key, "x-consumer-groups"), ["gold, staff"]);
+    assert_eq!(echoed(&by_key, "x-consumer-groups"), ["gold, staff"]);
     let by_password = gate.send(&basic("al:pass:word"));
-    assert_eq!(header(&by_password, "x-credential-identifier"), ["al"]);
+    assert_eq!(echoed(&by_password, "x-credential-identifier"), ["al"]);
     assert!(
-        header(&by_password, "authorization").is_empty() && header(&by_password, "x-anonymous-consumer").is_empty()
+        echoed(&by_password, "authorization").is_empty() && echoed(&by_password, "x-anonymous-consumer").is_empty()
     );
     for ask in [echo(), basic("al:wrong"), echo().header("apikey", "key-of-bob")] {
         gate.send(&ask).assert_reason(403, "denied");
@@ -171,14 +164,14 @@ fn basic_auth_challenges_and_anonymous_callers_are_marked() {
     refused.assert_reason(401, "not_identified");
     assert_eq!(refused.header("www-authenticate"), "Basic realm=\"mesh\"");
     let kept = format!("Basic {}", STANDARD.encode("al:pass:word"));
-    assert_eq!(header(&gate.send(&echo().header("authorization", &kept)), "authorization"), [kept]);
+    assert_eq!(echoed(&gate.send(&echo().header("authorization", &kept)), "authorization"), [kept]);
     gate.reload(|config| {
         config["inbound"]["plugins"] = json!([{ "name": "key-auth", "config": { "anonymous": "guest" } }]);
     });
     let anonymous = gate.send(&echo().header("apikey", "wrong"));
-    assert_eq!(header(&anonymous, "x-anonymous-consumer"), ["true"]);
-    assert_eq!(header(&anonymous, "x-consumer-username"), ["guest"]);
-    assert!(header(&anonymous, "apikey").is_empty());
+    assert_eq!(echoed(&anonymous, "x-anonymous-consumer"), ["true"]);
+    assert_eq!(echoed(&anonymous, "x-consumer-username"), ["guest"]);
+    assert!(echoed(&anonymous, "apikey").is_empty());
 }
 
 #[test]
@@ -192,8 +185,8 @@ fn a_shadow_counts_and_lets_pass_as_it_came() {
     let gate = Gate::with(json!([{ "name": "key-auth", "mode": "shadow" }]));
     let id = format!("shadow-{}", fastrand::u64(..));
     let answer = gate.send(&echo().header("apikey", "wrong").header("x-request-id", &id));
-    assert_eq!(header(&answer, "apikey"), ["wrong"]);
-    assert!(header(&answer, "x-consumer-username").is_empty());
+    assert_eq!(echoed(&answer, "apikey"), ["wrong"]);
+    assert!(echoed(&answer, "x-consumer-username").is_empty());
     let line = gate.users.access_of(&id);
     assert_eq!(line["detail"], "key-auth: would refuse not_identified: unknown key");
     gate.users.wait_for_metric(
@@ -209,7 +202,7 @@ fn a_reload_takes_a_key_away_and_brings_another() {
     assert_eq!(gate.send(&echo().header("apikey", "key-of-bob")).status, 200);
     gate.reload(|config| config["consumers"][1]["keyauth_credentials"] = json!([{ "key": "new-of-bob" }]));
     gate.send(&echo().header("apikey", "key-of-bob")).assert_reason(401, "not_identified");
-    assert_eq!(header(&gate.send(&echo().header("apikey", "new-of-bob")), "x-consumer-username"), ["bob"]);
+    assert_eq!(echoed(&gate.send(&echo().header("apikey", "new-of-bob")), "x-consumer-username"), ["bob"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::gate_keys::Gate;
+use crate::support::client::echoed;
 use crate::support::{Answer, Ask, Pair, SOON, eventually, h2c};
 
 #[expect(clippy::needless_pass_by_value, reason = "`json!(…)` as an argument reads better than `&json!(…)`")]
@@ -21,14 +22,6 @@ fn get(target: &str) -> Ask {
 
 fn echo() -> Ask {
     get("/echo")
-}
-
-/// The values of a header as the app saw them.
-fn header(answer: &Answer, name: &str) -> Vec<String> {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let told = answer.json();
-    let pairs = told["headers"].as_array().unwrap().iter();
-    pairs.filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
 }
 
 #[track_caller]
@@ -167,7 +160,7 @@ fn requests_are_transformed_before_the_app_sees_them() {
         ("x-via", &["client", "edge"]),
         ("content-length", &["4"]),
     ] {
-        assert_eq!(header(&answer, name), values, "{name}");
+        assert_eq!(echoed(&answer, name), values, "{name}");
     }
     assert_eq!((&line["method"], &line["path"]), (&json!("POST"), &json!("/any?debug=1&q=%20x&tenant=ac+me")));
     let climbing = gate.send(&get("/any").header("x_tenant", ".."));
@@ -175,7 +168,7 @@ fn requests_are_transformed_before_the_app_sees_them() {
     let h2 = http::Request::get("http://users/x").header("x_tenant", "t").body(Vec::new()).unwrap();
     let h2 = h2c::send(gate.users.inbound(), h2);
     assert_eq!(
-        (header(&h2, "host"), h2.json()["target"].as_str()),
+        (echoed(&h2, "host"), h2.json()["target"].as_str()),
         (vec!["inner.example".into()], Some("/echo/t?lang=en&tag=a%26b"))
     );
     counted(&gate, "request-transformer", "passed", 2.0);
@@ -188,8 +181,8 @@ fn a_transformer_hides_what_a_consumer_is_and_nobody_fills_its_place() {
         { "name": "request-transformer", "config": { "rename": { "headers": ["X-Credential-Identifier:X-Key"] } } },
     ]));
     let known = gate.send(&echo().header("apikey", "key-of-alice").header("x-key", "root"));
-    assert_eq!(header(&known, "x-key"), ["alice-1"]);
-    assert!(header(&gate.send(&echo().header("x-key", "root")), "x-key").is_empty());
+    assert_eq!(echoed(&known, "x-key"), ["alice-1"]);
+    assert!(echoed(&gate.send(&echo().header("x-key", "root")), "x-key").is_empty());
 }
 
 #[test]
@@ -283,11 +276,11 @@ fn every_request_has_an_id_that_the_app_and_the_caller_see() {
     let with_key = || echo().header("apikey", "key-of-alice");
     let (first, second) = (gate.send(&with_key()), gate.send(&with_key()));
     let (a, b) = (first.header("x-correlation"), second.header("x-correlation"));
-    assert_eq!(header(&first, "x-correlation"), [a]);
+    assert_eq!(echoed(&first, "x-correlation"), [a]);
     let ((own, 1), (same, 2)) = (parted(a), parted(b)) else { panic!("{a} {b}") };
     assert_eq!((own, own.len()), (same, 36));
     let kept = gate.send(&with_key().header("x-correlation", "mine"));
-    assert_eq!((header(&kept, "x-correlation"), kept.header("x-correlation")), (vec!["mine".into()], "mine"));
+    assert_eq!((echoed(&kept, "x-correlation"), kept.header("x-correlation")), (vec!["mine".into()], "mine"));
     let refused = gate.send(&echo());
     refused.assert_reason(401, "not_identified");
     assert!(refused.has("x-correlation"));
@@ -366,7 +359,7 @@ fn shadows_count_and_change_nothing() {
     let ask = Ask::new("POST", "/echo").host("users").header("user-agent", "x").body("long");
     let (answer, line) = logged(&gate, ask);
     assert_eq!((answer.status, &answer.json()["method"]), (200, &json!("POST")));
-    assert!(header(&answer, "x-a").is_empty() && header(&answer, "kong-request-id").is_empty());
+    assert!(echoed(&answer, "x-a").is_empty() && echoed(&answer, "kong-request-id").is_empty());
     assert!(!answer.has("x-a") && !answer.has("kong-request-id") && !answer.has("access-control-allow-origin"));
     for plugin in ["ip-restriction", "bot-detection", "request-size-limiting"] {
         counted(&gate, plugin, "would_refuse", 1.0);
@@ -394,11 +387,11 @@ fn plugins_of_an_upstream_and_of_its_routes_work_on_the_way_out() {
     );
     let send = |ask: &Ask| ask.send(pair.web.outbound());
     let all = send(&echo());
-    assert_eq!((header(&all, "x-all"), header(&all, "x-part").len()), (vec!["1".to_owned()], 0));
-    assert_eq!(header(&all, "x-trip"), [all.header("x-trip")]);
+    assert_eq!((echoed(&all, "x-all"), echoed(&all, "x-part").len()), (vec!["1".to_owned()], 0));
+    assert_eq!(echoed(&all, "x-trip"), [all.header("x-trip")]);
     let part = send(&get("/echo/part"));
     assert_eq!(
-        (header(&part, "x-part"), header(&part, "x-all").len()),
+        (echoed(&part, "x-part"), echoed(&part, "x-all").len()),
         (vec!["1".to_owned()], 0),
         "the route's replaces"
     );

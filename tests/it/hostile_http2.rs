@@ -11,7 +11,7 @@ use crate::support::h2raw::{
     CONTINUATION, DATA, END_HEADERS, Fate, GOAWAY, HEADERS, PADDED, PING, PRIORITY, RST_STREAM, Raw, SETTINGS,
     WINDOW_UPDATE, block, frame, headers, request, string,
 };
-use crate::support::{SOON, eventually};
+use crate::support::{SOON, eventually, throughout};
 
 const MIB: usize = 1024 * 1024;
 
@@ -317,7 +317,7 @@ fn silence_before_or_after_the_preface_is_given_up() {
     front.wait_cut("slow_head", 3.0);
     // A client that has said what it must may be idle for longer.
     let mut idle = Raw::to(front.address());
-    thread::sleep(Duration::from_millis(2500));
+    throughout(Duration::from_millis(2500), "it is not cut", || front.cut("slow_head") < 3.5);
     idle.send(&headers(1, &request("GET", "/", &[]), true)).unwrap();
     assert_eq!(idle.fate(1), Fate::Answered(200));
 }

@@ -4,7 +4,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rcgen::{CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, SanType};
 use rustls::ServerConfig;
@@ -18,7 +17,7 @@ use crate::support::certs::{Authority, Leaf, openssl_get};
 use crate::support::client::Connection;
 use crate::support::front::Front;
 use crate::support::pair::sidecar;
-use crate::support::{Ask, Embedded, SOON, runtime};
+use crate::support::{Ask, Embedded, SOON, eventually, runtime};
 
 fn strict() -> Front {
     Front::with(|users| users.set("inbound.mtls", json!("permissive")))
@@ -39,16 +38,10 @@ fn assert_refused(front: &Front, what: &str, leaf: Option<&Leaf>, extra: &[&str]
     let before = front.users.metric("outrigger_handshakes_total", &labels);
     let said = openssl_get(front.address(), leaf, extra);
     assert!(!said.contains("HTTP/1.1"), "{what}: {said}");
-    let outcomes = || {
-        let page = front.users.metrics();
-        page.text.lines().filter(|line| line.starts_with("outrigger_handshakes_total")).collect::<Vec<_>>().join("\n")
-    };
     // The client may hear of it before it is counted.
-    let start = Instant::now();
-    while front.users.metric("outrigger_handshakes_total", &labels) <= before {
-        assert!(start.elapsed() < SOON, "{what} is not counted as {outcome}:\n{}\n{said}", outcomes());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    eventually(SOON, &format!("{what} is counted as {outcome}: {said}"), || {
+        (front.users.metric("outrigger_handshakes_total", &labels) > before).then_some(())
+    });
     assert_eq!(front.app.seen("/"), seen, "{what} reached the app");
 }
 

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use serde_json::{Value, json};
 
 use super::gate_keys::Gate;
+use crate::support::client::echoed;
 use crate::support::endpoint::{Endpoint, Reply, answer};
-use crate::support::{Answer, Ask, SOON, eventually, python};
+use crate::support::{Ask, SOON, eventually, python};
 
 const ISSUER: &str = "https://id.test/";
 
@@ -60,14 +61,6 @@ fn set(name: &str) -> Reply {
     Reply::Close(answer(200, "connection: close\r\n", &MADE["jwks"][name].to_string()))
 }
 
-/// What the app saw of a header.
-fn header(answer: &Answer, name: &str) -> Vec<String> {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let told = answer.json();
-    let pairs = told["headers"].as_array().unwrap().iter();
-    pairs.filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
-}
-
 #[track_caller]
 fn passes(gate: &Gate, token: &str) {
     let answer = gate.send(&ask(token));
@@ -87,13 +80,13 @@ fn tokens_of_every_algorithm_pass_and_their_claims_reach_the_app() {
     for algorithm in ALL {
         let answer =
             gate.send(&ask(token("tokens", algorithm)).header("x-user-id", "root").header("x_user_id", "root"));
-        assert_eq!(header(&answer, "x-user-id"), ["alice"], "{algorithm}");
-        assert_eq!(header(&answer, "x-scope"), ["read write"]);
-        assert!(header(&answer, "x_user_id").is_empty());
-        assert_eq!(header(&answer, "authorization").len(), 1);
+        assert_eq!(echoed(&answer, "x-user-id"), ["alice"], "{algorithm}");
+        assert_eq!(echoed(&answer, "x-scope"), ["read write"]);
+        assert!(echoed(&answer, "x_user_id").is_empty());
+        assert_eq!(echoed(&answer, "authorization").len(), 1);
     }
     let scopes = gate.send(&ask(token("tokens", "scopes")));
-    assert_eq!(header(&scopes, "x-scope"), ["write,read"]);
+    assert_eq!(echoed(&scopes, "x-scope"), ["write,read"]);
     let lacking = gate.send(&ask(token("tokens", "no_scope")));
     lacking.assert_reason(403, "denied");
     let challenge = lacking.header("www-authenticate");
@@ -144,8 +137,8 @@ fn a_cookie_or_a_query_parameter_holds_the_token_and_the_app_does_not_see_it() {
     let line = gate.users.access_of("in-the-query");
     assert!(!line.to_string().contains(&good[..30]), "{line}");
     let in_cookie = gate.send(&Ask::get("/echo").host("users").header("cookie", &format!("a=1; session={good}")));
-    assert_eq!(header(&in_cookie, "cookie"), ["a=1"]);
-    assert!(header(&gate.send(&ask(good)), "authorization").is_empty());
+    assert_eq!(echoed(&in_cookie, "cookie"), ["a=1"]);
+    assert!(echoed(&gate.send(&ask(good)), "authorization").is_empty());
     let both =
         Ask::get(&format!("/echo?access_token={good}")).host("users").header("cookie", &format!("session={good}"));
     gate.send(&both).assert_reason(401, "not_identified");
@@ -276,7 +269,7 @@ fn anonymous_and_shadow_let_pass_and_the_app_is_told_nothing_false() {
     let keys = json!({ "jwks": MADE["jwks"]["first"], "anonymous": true, "forward_claims": { "sub": "x-user-id" } });
     let gate = Gate::with(plugin(&keys));
     let nobody = gate.send(&Ask::get("/echo").host("users").header("x-user-id", "root"));
-    assert!(header(&nobody, "x-user-id").is_empty());
+    assert!(echoed(&nobody, "x-user-id").is_empty());
     gate.send(&ask(token("bad", "expired"))).assert_reason(401, "not_identified");
     gate.reload(|config| config["inbound"]["plugins"][0]["mode"] = json!("shadow"));
     let would = gate.send(&ask(token("bad", "expired")).header("x-request-id", "in-the-shadow"));
@@ -299,11 +292,11 @@ fn kongs_form_knows_consumers_by_their_keys() {
     let gate = Gate::built(plugins, |users| users.set("consumers", consumers));
     for (name, consumer) in [("alice", "alice"), ("bob", "bob")] {
         let answer = gate.send(&ask(token("kong", name)).header("x-consumer-username", "root"));
-        assert_eq!(header(&answer, "x-consumer-username"), [consumer]);
-        assert_eq!(header(&answer, "x-credential-identifier"), [format!("{consumer}-key")]);
+        assert_eq!(echoed(&answer, "x-consumer-username"), [consumer]);
+        assert_eq!(echoed(&answer, "x-credential-identifier"), [format!("{consumer}-key")]);
     }
     let in_query = gate.send(&Ask::get(&format!("/echo?jwt={}", token("kong", "alice"))).host("users"));
-    assert_eq!(header(&in_query, "x-consumer-username"), ["alice"]);
+    assert_eq!(echoed(&in_query, "x-consumer-username"), ["alice"]);
     for bad in ["alice_expired", "alice_forged", "carol"] {
         let answer = gate.send(&ask(token("kong", bad)));
         answer.assert_reason(401, "not_identified");
@@ -313,6 +306,6 @@ fn kongs_form_knows_consumers_by_their_keys() {
     assert_eq!((without.status, without.header("www-authenticate")), (401, "Bearer"));
     gate.reload(|config| config["inbound"]["plugins"][0]["config"]["anonymous"] = json!("guest"));
     let guest = gate.send(&ask(token("kong", "alice_forged")));
-    assert_eq!(header(&guest, "x-consumer-username"), ["guest"]);
-    assert_eq!(header(&guest, "x-anonymous-consumer"), ["true"]);
+    assert_eq!(echoed(&guest, "x-consumer-username"), ["guest"]);
+    assert_eq!(echoed(&guest, "x-anonymous-consumer"), ["true"]);
 }

@@ -275,3 +275,12 @@ impl Connection {
 fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not HTTP/1.1: {what}"))
 }
+
+/// The values of a header as the app saw them, by its answer to `/echo`.
+#[track_caller]
+pub fn echoed(answer: &Answer, name: &str) -> Vec<String> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let told = answer.json();
+    let pairs = told["headers"].as_array().unwrap().iter();
+    pairs.filter(|pair| pair[0] == name).map(|pair| pair[1].as_str().unwrap().to_owned()).collect()
+}
