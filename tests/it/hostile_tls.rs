@@ -289,7 +289,7 @@ fn a_session_from_before_an_authority_was_withdrawn_opens_nothing() {
         .into();
     let serial = front.users.serial();
     place(&new.leaf("users"), new.root());
-    crate::support::eventually(SOON, "the new leaf is in use", || (front.users.serial() != serial).then_some(()));
+    eventually(SOON, "the new leaf is in use", || (front.users.serial() != serial).then_some(()));
     for (version, folder) in &sessions {
         let with = session_arguments(folder.path(), "-sess_in");
         let extra: Vec<&str> =
