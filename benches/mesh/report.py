@@ -16,7 +16,7 @@ WANTED = {
     "handshake": {"relay": 1.15, "envoy": 0.70, "haproxy": 0.5},
     "latency": {"relay": 1.15, "envoy": 0.45, "haproxy": 1.0},
     "idle_plain": {"envoy": 1.0},
-    "idle_memory": {"envoy": 0.2},
+    "idle_memory": {"envoy": 0.2, "haproxy": 1.0},
 } | {work: {"relay": 1.10, "envoy": 1.05, "haproxy": 0.9} for work in WORK if work.startswith("body_")}
 UNITS = {"cpu_us": "µs CPU", "p50_added_us": "µs", "cpu_s_per_gib": "s CPU/GiB", "kib_per_connection": "KiB/connection",
          "more_mib": "MiB more", "first_answer_ms": "ms", "idle_mib": "MiB"}

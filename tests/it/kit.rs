@@ -77,3 +77,22 @@ fn a_restarted_consul_is_empty_and_on_the_same_port() {
         (agent.get("/v1/agent/connect/ca/roots").json()["ActiveRootID"] != before).then_some(())
     });
 }
+
+/// No figure of a benchmark is published without its run.
+#[test]
+fn the_published_figures_are_those_of_their_run() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let told = std::process::Command::new("python3")
+        .args(["-B", "benches/mesh/mesh.py", "--table", "benches/mesh/results/main.json"])
+        .current_dir(here)
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let page = std::fs::read_to_string(here.join("docs/performance.md")).unwrap();
+    let tables = String::from_utf8(told.stdout).unwrap();
+    let rows: Vec<&str> = tables.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 50, "{tables}");
+    for row in rows {
+        assert!(page.lines().any(|line| line == row), "docs/performance.md lacks {row}");
+    }
+}
