@@ -56,7 +56,9 @@ def measure(options, bench, contenders, result):
     for name in chosen(options.work):
         _, (roles, work), figure, _ = WORK[name]
         for number in range(rounds_of(name, options.rounds)):
-            for contender in contenders:
+            # Whoever comes first in a round may find another machine than who comes last.
+            first = number % len(contenders)
+            for contender in contenders[first:] + contenders[:first]:
                 if not takes_part(contender, name, roles):
                     continue
                 where = {"work": name, "contender": contender.name, "round": number}
