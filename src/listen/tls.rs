@@ -9,12 +9,13 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{Peer, VerifiedPeer};
 use crate::identity;
+use crate::stream::ReadAhead;
 use crate::telemetry::HandshakeOutcome;
 
 /// How an attempt at TLS came out.
 pub(super) enum Accepted {
     Mesh {
-        stream: Box<TlsStream<TcpStream>>,
+        stream: Box<TlsStream<ReadAhead>>,
         peer: Peer,
     },
     /// The first byte is no TLS record; nothing was read.
@@ -76,7 +77,7 @@ async fn handshake(
     let Some(identity) = identity.snapshot().as_ref().clone() else {
         return refused(HandshakeOutcome::NoIdentity, "this sidecar has no identity yet");
     };
-    let stream = match TlsAcceptor::from(identity.server.clone()).accept(socket).await {
+    let stream = match TlsAcceptor::from(identity.server.clone()).accept(ReadAhead::new(socket)).await {
         Ok(stream) => stream,
         Err(error) => return refused(identity::classify(&error), &error),
     };

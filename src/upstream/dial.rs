@@ -13,6 +13,7 @@ use super::own::{OwnEnd, OwnEnds};
 use crate::identity;
 use crate::names::ServiceName;
 use crate::service::{Endpoint, Wire};
+use crate::stream::ReadAhead;
 
 /// What a dial offers by ALPN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub enum Dialed {
     /// With its listing where it leads to this machine.
     Plain(TcpStream, Option<OwnEnd>),
     /// `h2` says what ALPN chose.
-    Mesh { stream: Box<TlsStream<TcpStream>>, h2: bool },
+    Mesh { stream: Box<TlsStream<ReadAhead>>, h2: bool },
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
 }
@@ -104,7 +105,7 @@ impl Dialer {
         // No SNI is sent and no host name verified: the peer is who its URI says.
         let name = ServerName::from(address.ip());
         let connector = TlsConnector::from(config.clone());
-        let stream = connector.connect(name, socket).await.map_err(|error| tls_failure(address, &error))?;
+        let stream = connector.connect(name, ReadAhead::new(socket)).await.map_err(|error| tls_failure(address, &error))?;
         check_peer(&stream, peer, address)?;
         // A peer that speaks no ALPN is taken at the word of the configuration.
         let h2 = match stream.get_ref().1.alpn_protocol() {
@@ -116,7 +117,7 @@ impl Dialer {
 }
 
 fn check_peer(
-    stream: &TlsStream<TcpStream>,
+    stream: &TlsStream<ReadAhead>,
     wanted: &ServiceName,
     address: std::net::SocketAddr,
 ) -> Result<(), AttemptError> {

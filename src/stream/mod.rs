@@ -1,9 +1,13 @@
 //! A connection as bytes both ways, whatever is below: a socket, or TLS on one.
 
+mod read_ahead;
+
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+pub use read_ahead::ReadAhead;
 
 /// Bytes both ways, each way closed by itself.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
@@ -29,7 +33,7 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for tokio_rustls::client::TlsStream<TcpStream> {
+impl Stream for tokio_rustls::client::TlsStream<ReadAhead> {
     fn abort(&self) {
         self.get_ref().0.abort();
     }
@@ -39,7 +43,7 @@ impl Stream for tokio_rustls::client::TlsStream<TcpStream> {
     }
 }
 
-impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
+impl Stream for tokio_rustls::server::TlsStream<ReadAhead> {
     fn abort(&self) {
         self.get_ref().0.abort();
     }
