@@ -67,6 +67,8 @@ pub struct Connection {
     released: AtomicWaker,
     /// The task that serves it, to be woken when it should close.
     server: AtomicWaker,
+    /// See `has_pulse`.
+    pulse: AtomicBool,
 }
 
 impl Connection {
@@ -95,6 +97,7 @@ impl Connection {
             tunnel: AtomicBool::new(false),
             released: AtomicWaker::new(),
             server: AtomicWaker::new(),
+            pulse: AtomicBool::new(false),
         }
     }
 
@@ -106,6 +109,16 @@ impl Connection {
     /// True once the connection should end after the requests that it has: answers then say `connection: close`.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Whether what handles its requests is polled every `PULSE`, woken or not: for a limit of time that is farther away, no
+    /// timer is needed before the second poll.
+    pub fn has_pulse(&self) -> bool {
+        self.pulse.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_pulse(&self) {
+        self.pulse.store(true, Ordering::Relaxed);
     }
 
     /// Keeps the connection busy for a tunnel that outlives its answer.
@@ -255,6 +268,9 @@ impl Connection {
         self.began.elapsed().as_millis() as u64
     }
 }
+
+/// How often a connection with a pulse is polled, at least.
+pub const PULSE: Duration = Duration::from_secs(1);
 
 /// A tunnel on a connection, counted as a request until this is dropped.
 pub struct Hold(Arc<Connection>);

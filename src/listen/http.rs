@@ -1,5 +1,6 @@
 //! Serves HTTP on an accepted connection: protocol by first bytes, limits of time by one timer a connection, drain.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,10 +17,11 @@ use pin_project_lite::pin_project;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Limit};
+use super::connection::{Connection, Limit, PULSE};
 use super::frames::Excess;
 use super::guard::{Guarded, tell_and_close};
 use super::sniff::{Prefix, Protocol, sniff};
+use super::workspace::{Places, Workspaces};
 use super::{Accept, Gauged, Listener, Settings};
 use crate::late::{Flush, Late};
 use crate::reason::Reason;
@@ -115,6 +117,8 @@ async fn serve_http1<A, S>(
         builder.max_headers(settings.headers);
     }
     let mut service = service(handler, connection);
+    // All requests are polled with their connection, by `watch`.
+    connection.set_pulse();
     let ended = loop {
         let mut http = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
         let graceful = http1::UpgradeableConnection::graceful_shutdown;
@@ -207,20 +211,29 @@ fn service<A: Accept>(
     connection: &Arc<Connection>,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Busy<A::Body>>, Error = Infallible, Future: Send>
 + use<A> {
-    let inner = handler.clone().service(connection.clone());
+    // hyper calls it from the connection's task alone, and never within a call.
+    let inner = RefCell::new(handler.clone().service(connection.clone()));
+    let places = places_for(handler.workspaces(), &inner);
     let connection = connection.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         connection.request_began();
         let busy = Some(InRequest { connection: connection.clone(), untaken: false });
         let version = request.version();
-        let answer = tower::Service::call(&mut inner.clone(), request);
+        let answer = places.begin(|| tower::Service::call(&mut *inner.borrow_mut(), request));
         Answering { answer, version, busy }
     })
 }
 
+/// Finds the places by the type of the service's futures.
+fn places_for<S>(workspaces: &Workspaces, _: &RefCell<S>) -> Places<S::Future>
+where
+    S: tower::Service<Request<Incoming>, Future: Send + 'static>,
+{
+    workspaces.of()
+}
+
 pin_project! {
-    /// A request being answered. Not an async block: that would keep space for the handler's future twice, and hyper moves
-    /// it to its place for every request.
+    /// A request being answered.
     struct Answering<F> {
         #[pin]
         answer: F,
@@ -271,8 +284,8 @@ async fn rest<S: Stream>(io: &Guarded<S>, connection: &Connection, idle: Duratio
     .await;
 }
 
-/// Drives a connection; where `rest` is set, until nothing was asked for so long, too. One timer serves all its limits: it
-/// is looked at when it fires, not moved at each request.
+/// Drives a connection; where `rest` is set, until nothing was asked for so long, too: buffers are given back then. One timer
+/// serves all its limits: it is looked at when it fires, not moved at each request, and `http` is polled whenever it does.
 async fn watch<C>(
     mut http: Pin<&mut C>,
     connection: &Connection,
@@ -284,8 +297,8 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let shortest = settings.head.min(settings.idle);
-    let pace = rest.map_or(shortest, |rest| rest.min(shortest));
-    let timer = tokio::time::sleep(pace);
+    let pace = rest.map_or(shortest, |_| PULSE.min(shortest));
+    let timer = tokio::time::sleep(rest.map_or(pace, |rest| rest.min(pace)));
     tokio::pin!(timer);
     let mut drain = Drain::No;
     let mut stall = Stall::default();
@@ -424,8 +437,8 @@ impl<B: Body<Data = Bytes>> Body for Busy<B> {
     }
 }
 
-/// A connection without a request for this long gives its buffers back.
-const REST: Duration = Duration::from_secs(1);
+/// A connection without a request for this long gives its buffers back, at the next look of `watch`.
+const REST: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_millis(250);
 const READ_BUFFER: usize = 64 * 1024;
 const HYPER_HEADERS: usize = 100;

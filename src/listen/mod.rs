@@ -11,6 +11,7 @@ mod plain_peers;
 mod proxied;
 mod sniff;
 mod tls;
+mod workspace;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -35,9 +36,10 @@ use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::{ConnectionState, CutCause, Direction, Metrics, ProxyHeader};
 
-pub use connection::{Connection, Hold, Peer};
+pub use connection::{Connection, Hold, PULSE, Peer};
 pub use open::OpenConnections;
 pub use plain_peers::PlainPeers;
+pub use workspace::Workspaces;
 
 use places::{Full, Place, Places};
 
@@ -76,10 +78,12 @@ pub trait Accept: Send + Sync + 'static {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
-    + Clone
+    ) -> impl tower::Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send + 'static>
     + Send
     + 'static;
+
+    /// Where this worker's requests are handled.
+    fn workspaces(&self) -> &Workspaces;
 
     /// Whether new connections are not HTTP.
     fn is_raw(&self) -> bool;

@@ -38,6 +38,8 @@ pub(super) struct Exchange {
     finished: bool,
     /// The rule's limit of requests under way, where it has one.
     slot: Option<Slot>,
+    /// What awaits the answer is polled every `PULSE`, woken or not.
+    pulse: bool,
     /// A connection without HTTP: it has no method, no path and no status.
     raw: bool,
     /// Only while there is an access log.
@@ -104,6 +106,7 @@ impl Exchange {
             exempt: false,
             finished: false,
             slot: None,
+            pulse: false,
             raw: false,
             log,
         }
@@ -140,6 +143,15 @@ impl Exchange {
     /// A rule or a plugin gave the answer, which is no failure.
     pub(super) fn replied(&mut self, status: StatusCode) {
         self.status = status;
+    }
+
+    /// The exchange is handled by the task that serves the connection.
+    pub(super) fn rides_on(&mut self, connection: &Connection) {
+        self.pulse = connection.has_pulse();
+    }
+
+    pub(super) fn has_pulse(&self) -> bool {
+        self.pulse
     }
 
     pub(super) fn began(&self) -> Instant {

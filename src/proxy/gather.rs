@@ -1,13 +1,15 @@
 //! Short answers are waited for before the caller sees their head: then an endpoint that dies half way costs another try
 //! and not the answer. Streams are not held back.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
-use http_body_util::BodyExt;
 use hyper::body::Body;
+use tokio::time::Sleep;
 
 use crate::route::{OnReset, Route};
 use crate::upstream::{AttemptError, Tethered};
@@ -87,18 +89,23 @@ pub(super) fn gather(
             Patience::Unknown(limit) => (limit, false),
         };
         let mut whole = Whole { data: Bytes::new(), trailers: None };
-        let late = tokio::time::sleep(limit);
-        tokio::pin!(late);
+        // Made at the first wait: an answer whose body came with its head costs no look at the clock.
+        let mut late = pin!(None::<Sleep>);
         loop {
-            let frame = tokio::select! {
-                biased;
-                frame = body.frame() => frame,
-                () = &mut late => {
-                    if announced {
-                        return Err(AttemptError::Reset(format!("no end of the answer for {limit:?}")));
-                    }
-                    return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: whole.data, rest: body })));
+            let frame = poll_fn(|cx| {
+                if let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) {
+                    return Poll::Ready(Some(frame));
                 }
+                if late.is_none() {
+                    late.set(Some(tokio::time::sleep(limit)));
+                }
+                late.as_mut().as_pin_mut().map_or(Poll::Pending, |late| late.poll(cx).map(|()| None))
+            });
+            let Some(frame) = frame.await else {
+                if announced {
+                    return Err(AttemptError::Reset(format!("no end of the answer for {limit:?}")));
+                }
+                return Ok(Gathered::Begun(Response::from_parts(head, Begun { ahead: whole.data, rest: body })));
             };
             match frame {
                 None => return Ok(Gathered::Whole(Response::from_parts(head, whole))),

@@ -19,8 +19,10 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
     if *method == http::Method::CONNECT && !connects {
         return bad("CONNECT leads only to a declared upstream with protocol: tcp, on the outbound listener");
     }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
     if version < Version::HTTP_2 {
-        match headers.get(header::HOST) {
+        match host {
             None if version == Version::HTTP_11 => return bad("HTTP/1.1 without Host"),
             Some(host) if !is_host(host.as_bytes()) => return bad("Host is no host"),
             _ => {}
@@ -43,7 +45,7 @@ pub(super) fn check<B>(request: &Request<B>, connects: bool) -> Result<(), Refus
         }
     }
     // RFC 9113 §8.3.1: at most one Host.
-    if headers.contains_key(header::HOST) && headers.get_all(header::HOST).iter().nth(1).is_some() {
+    if hosts.next().is_some() {
         return bad("more than one Host");
     }
     if request.uri().authority().is_some_and(|authority| !is_host(authority.as_str().as_bytes())) {
@@ -269,7 +271,7 @@ pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
         headers.remove(TRACESTATE);
         TraceContext::new()
     };
-    headers.insert(HeaderName::from_static(TRACEPARENT), context.to_header());
+    headers.insert(TRACEPARENT, context.to_header());
     (request_id, context)
 }
 

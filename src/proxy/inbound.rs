@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, header, request};
+use http::{HeaderValue, Request, Response, Version, header, request};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
@@ -20,7 +20,7 @@ use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, tcp, tries};
 use crate::access::Standing;
 use crate::lifecycle::Lifecycle;
-use crate::listen::{Accept, Connection, PlainPeers};
+use crate::listen::{Accept, Connection, PlainPeers, Workspaces};
 use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Action, Route, Rule};
@@ -59,6 +59,7 @@ pub struct Inbound {
     pool: Pool,
     /// The listener's; tunnels are its tasks.
     lifecycle: Lifecycle,
+    workspaces: Workspaces,
 }
 
 /// What is the same for every request of a connection.
@@ -75,7 +76,7 @@ struct Caller {
 
 impl Inbound {
     pub fn new(shared: Arc<InboundShared>, pool: Pool, lifecycle: Lifecycle) -> Self {
-        Self { shared, pool, lifecycle }
+        Self { shared, pool, lifecycle, workspaces: Workspaces::default() }
     }
 
     async fn handle(&self, caller: &Caller, mut request: Request<Incoming>) -> Response<ResponseBody> {
@@ -93,19 +94,22 @@ impl Inbound {
         let mut exchange =
             Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
+        exchange.rides_on(&caller.connection);
         let mut passage = Passage::default();
-        let request = Request::from_parts(head, body);
         let told = (&mut exchange, &mut passage);
         let response = match wish {
-            Ok(None) => match self.forward(&view, caller, request, told).await {
+            Ok(None) => match self.forward(&view, caller, (head, body), told).await {
                 Ok((answer, idle)) => finish(answer, idle, exchange),
                 Err(ended) => passage::end(ended, dialect, exchange),
             },
             // Boxed: rare, and every request's future would carry it about.
-            Ok(Some(wish)) => match Box::pin(self.leave_http(&view, caller, request, &wish, told)).await {
-                Ok((outcome, route)) => upgrade::answer(outcome, wish, self.place(caller), route, exchange),
-                Err(ended) => passage::end(ended, dialect, exchange),
-            },
+            Ok(Some(wish)) => {
+                let request = Request::from_parts(head, body);
+                match Box::pin(self.leave_http(&view, caller, request, &wish, told)).await {
+                    Ok((outcome, route)) => upgrade::answer(outcome, wish, self.place(caller), route, exchange),
+                    Err(ended) => passage::end(ended, dialect, exchange),
+                }
+            }
             Err(refusal) => passage::end(refusal.into(), dialect, exchange),
         };
         passage.response(response)
@@ -120,6 +124,7 @@ impl Inbound {
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(upgrade::Outcome, &'v Arc<Route>), Ended> {
         wish.make_ordinary(&mut request);
+        let request = request.into_parts();
         let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
         Ok((upgrade::ask(self.place(caller), route, request, None, wish, exchange).await?, route))
     }
@@ -133,7 +138,7 @@ impl Inbound {
         &self,
         view: &InboundView,
         caller: &Caller,
-        request: Request<Incoming>,
+        request: (request::Parts, Incoming),
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Answer, Duration), Ended> {
         let (request, route) = self.incoming(view, caller, request, (&mut *exchange, passage)).await?;
@@ -146,11 +151,10 @@ impl Inbound {
         &self,
         view: &'v InboundView,
         caller: &Caller,
-        request: Request<Incoming>,
+        (mut head, body): (request::Parts, Incoming),
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Request<RequestBody>, &'v Arc<Route>), Ended> {
-        headers::count(request.headers(), &caller.connection)?;
-        let (mut head, body) = request.into_parts();
+        headers::count(&head.headers, &caller.connection)?;
         headers::join_cookies(&mut head.headers);
         headers::strip_look_alikes(&mut head.headers);
         if !believes(view, caller) {
@@ -161,8 +165,7 @@ impl Inbound {
             exchange.exempt();
         }
         let route = part_of_app(view, caller, &mut head, (&mut *exchange, passage)).await?;
-        let request = Request::from_parts(head, body);
-        Ok((toward_app(view, caller, request, route, (exchange, passage))?, route))
+        Ok((toward_app(view, caller, (head, body), route, (exchange, passage))?, route))
     }
 }
 
@@ -201,28 +204,23 @@ async fn part_of_app<'v>(
 fn toward_app(
     view: &InboundView,
     caller: &Caller,
-    request: Request<Incoming>,
+    (mut head, body): (request::Parts, Incoming),
     route: &Route,
     (exchange, passage): (&mut Exchange, &Passage),
 ) -> Result<Request<RequestBody>, Refusal> {
-    let host = host_header(&request, view)?;
-    let (mut head, body) = request.into_parts();
+    let host = host_header(&head, view)?;
     tell_of_caller(&mut head.headers, view, caller, passage.replaced_host().unwrap_or(&host));
     head.headers.insert(header::HOST, host);
-    let mut request = Request::new(request_body(body, route, exchange));
-    *request.method_mut() = head.method;
-    *request.uri_mut() = origin_form(head.uri)?;
-    *request.headers_mut() = head.headers;
-    // The case of the names, where it is kept.
-    if !head.extensions.is_empty() {
-        *request.extensions_mut() = head.extensions;
-    }
-    Ok(request)
+    head.uri = origin_form(head.uri)?;
+    // The connection's to say.
+    head.version = Version::HTTP_11;
+    let body = request_body(body, route, exchange);
+    Ok(Request::from_parts(head, body))
 }
 
 /// The one Host that the app sees: the target's authority where it has one, else the header, else our own name.
-fn host_header(request: &Request<Incoming>, view: &InboundView) -> Result<HeaderValue, Refusal> {
-    let host = match (request.uri().authority(), request.headers().get(header::HOST)) {
+fn host_header(head: &request::Parts, view: &InboundView) -> Result<HeaderValue, Refusal> {
+    let host = match (head.uri.authority(), head.headers.get(header::HOST)) {
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()),
         (None, Some(host)) if !host.is_empty() => return Ok(host.clone()),
         (None, _) => return Ok(view.app.host.clone()),
@@ -289,8 +287,7 @@ impl Accept for Inbound {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send>
-    + Clone
+    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
     + Send
     + 'static {
         let is_us = self.pool.made(connection.peer.address, connection.local.port());
@@ -309,6 +306,10 @@ impl Accept for Inbound {
             return Vec::new();
         }
         refuse_early(&view.app.flow, &self.shared.access_log, connection, &refusal)
+    }
+
+    fn workspaces(&self) -> &Workspaces {
+        &self.workspaces
     }
 
     fn is_raw(&self) -> bool {

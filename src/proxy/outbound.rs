@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Uri, header, request};
+use http::{HeaderValue, Request, Response, Uri, Version, header, request};
 use hyper::body::Incoming;
 
 use super::answer::{Dialect, answer, answer_bytes, reworded};
@@ -16,7 +16,7 @@ use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, mirror, tcp, tries};
 use crate::filter::Wording;
 use crate::lifecycle::Lifecycle;
-use crate::listen::{Accept, Connection};
+use crate::listen::{Accept, Connection, Workspaces};
 use crate::names::ServiceName;
 use crate::published::Published;
 use crate::reason::Reason;
@@ -43,11 +43,12 @@ pub struct Outbound {
     fixed: Option<ServiceName>,
     /// The listener's; tunnels are its tasks.
     lifecycle: Lifecycle,
+    workspaces: Workspaces,
 }
 
 impl Outbound {
     pub fn new(shared: Arc<OutboundShared>, pool: Pool, fixed: Option<ServiceName>, lifecycle: Lifecycle) -> Self {
-        Self { shared, pool, fixed, lifecycle }
+        Self { shared, pool, fixed, lifecycle, workspaces: Workspaces::default() }
     }
 
     async fn handle(
@@ -68,17 +69,18 @@ impl Outbound {
         let ids = headers::identify(&mut head.headers);
         let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
         drop(log);
+        exchange.rides_on(connection);
         let mut passage = Passage::default();
-        let request = Request::from_parts(head, body);
         let told = (&mut exchange, &mut passage);
         let response = match wish {
-            Ok(None) => match self.forward(connection, request, told).await {
+            Ok(None) => match self.forward(connection, (head, body), told).await {
                 Ok((answer, route)) => finish(answer, route.idle_timeout, exchange),
                 Err(ended) => passage::end(ended, dialect, exchange),
             },
             // Boxed: rare, and every request's future would carry it about.
             Ok(Some(wish)) => {
                 let place = Place { pool: &self.pool, lifecycle: &self.lifecycle, connection };
+                let request = Request::from_parts(head, body);
                 match Box::pin(self.leave_http(place, request, &wish, told)).await {
                     Ok((outcome, route)) => upgrade::answer(outcome, wish, place, &route, exchange),
                     Err(ended) => passage::end(ended, dialect, exchange),
@@ -105,6 +107,7 @@ impl Outbound {
             return Ok((upgrade::connect(place, &route, key, exchange).await?, route));
         }
         wish.make_ordinary(&mut request);
+        let request = request.into_parts();
         let Outgoing { request, route, key, .. } = self.outgoing(place.connection, request, exchange, passage).await?;
         Ok((upgrade::ask(place, &route, request, key, wish, exchange).await?, route))
     }
@@ -121,7 +124,7 @@ impl Outbound {
     async fn forward(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        request: (request::Parts, Incoming),
         (exchange, passage): (&mut Exchange, &mut Passage),
     ) -> Result<(Answer, Arc<Route>), Ended> {
         let Outgoing { mut request, route, rule, key } = self.outgoing(connection, request, exchange, passage).await?;
@@ -142,12 +145,11 @@ impl Outbound {
     async fn outgoing(
         &self,
         connection: &Connection,
-        request: Request<Incoming>,
+        (mut head, body): (request::Parts, Incoming),
         exchange: &mut Exchange,
         passage: &mut Passage,
     ) -> Result<Outgoing, Ended> {
-        headers::count(request.headers(), connection)?;
-        let (mut head, body) = request.into_parts();
+        headers::count(&head.headers, connection)?;
         headers::join_cookies(&mut head.headers);
         let (route, rule) = match self.way(&mut head, exchange)? {
             Way::Host(route) => (route, None),
@@ -239,15 +241,11 @@ fn leaving(
         let host = HeaderValue::from_str(authority.as_str());
         head.headers.insert(header::HOST, host.map_err(|error| Refusal::new(Reason::BadRequest, error.to_string()))?);
     }
-    let mut request = Request::new(request_body(body, route, exchange));
-    *request.method_mut() = head.method;
-    *request.uri_mut() = origin_form(head.uri)?;
-    *request.headers_mut() = head.headers;
-    // The case of the names, where it is kept.
-    if !head.extensions.is_empty() {
-        *request.extensions_mut() = head.extensions;
-    }
-    Ok(request)
+    head.uri = origin_form(head.uri)?;
+    // The connection's to say.
+    head.version = Version::HTTP_11;
+    let body = request_body(body, route, exchange);
+    Ok(Request::from_parts(head, body))
 }
 
 /// The path alone (RFC 9112 §3.2.1); whom it is for stands in Host. HTTP/2 connections add the rest.
@@ -363,8 +361,7 @@ impl Accept for Outbound {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send>
-    + Clone
+    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
     + Send
     + 'static {
         let outbound = self;
@@ -385,6 +382,10 @@ impl Accept for Outbound {
             }
             None => refuse_early(&self.shared.unrouted, &self.shared.access_log, connection, &refusal),
         }
+    }
+
+    fn workspaces(&self) -> &Workspaces {
+        &self.workspaces
     }
 
     fn is_raw(&self) -> bool {

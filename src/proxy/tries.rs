@@ -18,6 +18,7 @@ use super::hedge;
 use super::replay::{ATTEMPT, Replay, attempt_of, attempt_value};
 use super::verdict::{PENALTY, Taken, judge, note_failure, note_transition, retry_after, take};
 use crate::clock;
+use crate::listen::PULSE;
 use crate::reason::Reason;
 use crate::route::{Failure, Route};
 use crate::service::{Ask, Endpoint, Lease};
@@ -66,7 +67,10 @@ pub(super) fn send<'a>(
             replay: Replay::of(request, route),
             tried: SmallVec::new(),
         };
-        let mut alarm = Alarm(pin!(allowance.limit(now).map(|at| tokio::time::sleep_until(at.into()))));
+        let limit = allowance.limit(now);
+        let far = limit.is_some_and(|limit| limit.saturating_duration_since(now) > 2 * PULSE);
+        let sleep = pin!(limit.map(|at| tokio::time::sleep_until(at.into())));
+        let mut alarm = Alarm { sleep, put_off: far && exchange.has_pulse() };
         loop {
             let Some(request) = next.take().or_else(|| tries.replay.as_ref().and_then(Replay::request)) else {
                 return Err(without_a_request());
@@ -400,7 +404,11 @@ impl Drop for Trying<'_> {
 }
 
 /// The one timer of a request: set to the end of its try, or of its time.
-struct Alarm<'a>(Pin<&'a mut Option<Sleep>>);
+struct Alarm<'a> {
+    sleep: Pin<&'a mut Option<Sleep>>,
+    /// The first poll need not arm it: there will be another, long before it is due. Most answers come before that.
+    put_off: bool,
+}
 
 impl Alarm<'_> {
     /// What `future` gives, or `None` when the alarm comes first. The future stays where it was made: moving it costs more
@@ -411,7 +419,8 @@ impl Alarm<'_> {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            match self.0.as_mut().as_pin_mut() {
+            match self.sleep.as_mut().as_pin_mut() {
+                Some(_) if std::mem::take(&mut self.put_off) => Poll::Pending,
                 Some(sleep) => sleep.poll(cx).map(|()| None),
                 None => Poll::Pending,
             }
@@ -420,7 +429,7 @@ impl Alarm<'_> {
     }
 
     fn set(&mut self, at: Option<Instant>) {
-        if let (Some(sleep), Some(at)) = (self.0.as_mut().as_pin_mut(), at) {
+        if let (Some(sleep), Some(at)) = (self.sleep.as_mut().as_pin_mut(), at) {
             sleep.reset(at.into());
         }
     }
