@@ -1,5 +1,6 @@
 //! Short header values that are made for one request, cut from one buffer a thread: an allocation for some twenty requests
-//! instead of two for each value.
+//! instead of two for each value. Nobody will see such a value again, so that HTTP/2's tables are not to remember it (RFC 7541
+//! §7.1.3): there it would push out what all requests have in common.
 
 use std::cell::RefCell;
 
@@ -17,7 +18,9 @@ pub fn header_value(bytes: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
             *scrap = BytesMut::with_capacity(SIZE.max(bytes.len()));
         }
         scrap.extend_from_slice(bytes);
-        HeaderValue::from_maybe_shared(scrap.split().freeze())
+        let mut value = HeaderValue::from_maybe_shared(scrap.split().freeze())?;
+        value.set_sensitive(true);
+        Ok(value)
     })
 }
 
@@ -57,5 +60,6 @@ mod tests {
         assert_eq!(header_value(&long).unwrap(), &long[..]);
         assert!(header_value(b"a\nb").is_err());
         assert_eq!(header_value(b"").unwrap(), "");
+        assert!(number(1).is_sensitive());
     }
 }

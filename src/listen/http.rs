@@ -440,7 +440,7 @@ impl<B: Body<Data = Bytes>> Body for Busy<B> {
 /// A connection without a request for this long gives its buffers back, at the next look of `watch`.
 const REST: Duration = Duration::from_millis(250);
 const LINGER: Duration = Duration::from_millis(250);
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 256 * 1024;
 const HYPER_HEADERS: usize = 100;
 const ERROR_RESETS: usize = 256;
 const PEER_ERROR_RESETS: usize = 1024;

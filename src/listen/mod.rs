@@ -78,8 +78,12 @@ pub trait Accept: Send + Sync + 'static {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send + 'static>
-    + Send
+    ) -> impl tower::Service<
+        Request<Incoming>,
+        Response = Response<Self::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send
     + 'static;
 
     /// Where this worker's requests are handled.

@@ -287,8 +287,12 @@ impl Accept for Inbound {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
-    + Send
+    ) -> impl tower::Service<
+        Request<Incoming>,
+        Response = Response<ResponseBody>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send
     + 'static {
         let is_us = self.pool.made(connection.peer.address, connection.local.port());
         let (inbound, caller) = (self, Arc::new(Caller::new(connection, is_us)));

@@ -361,8 +361,12 @@ impl Accept for Outbound {
     fn service(
         self: Arc<Self>,
         connection: Arc<Connection>,
-    ) -> impl tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: Send + 'static>
-    + Send
+    ) -> impl tower::Service<
+        Request<Incoming>,
+        Response = Response<ResponseBody>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send
     + 'static {
         let outbound = self;
         // Its first bytes are here: by now a connection that we made is listed.

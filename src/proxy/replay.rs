@@ -1,5 +1,6 @@
 //! What is kept of a request to send it again: its head, and its body where that is short.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -11,7 +12,7 @@ use crate::upstream::{Recording, RequestBody};
 pub(super) struct Replay {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
+    headers: Fields,
     extensions: Extensions,
     /// `None`: it has no body.
     body: Option<Arc<Recording>>,
@@ -30,7 +31,7 @@ impl Replay {
         Some(Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            headers: request.headers().clone(),
+            headers: Fields::of(request.headers()),
             extensions: request.extensions().clone(),
             body,
         })
@@ -68,11 +69,74 @@ impl Replay {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = self.headers.map();
         *request.extensions_mut() = self.extensions.clone();
         request
     }
 }
+
+/// Header fields as bytes, one after the other: a clone of a map takes two allocations, and one more for each name that hyper
+/// does not know; few requests are sent again.
+struct Fields(Vec<u8>);
+
+impl Fields {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        for (name, value) in headers {
+            let (name, text) = (name.as_str().as_bytes(), value.as_bytes());
+            let length = (text.len() as u64) << 1 | u64::from(value.is_sensitive());
+            bytes.extend_from_slice(&(name.len() as u32).to_ne_bytes());
+            bytes.extend_from_slice(&length.to_ne_bytes());
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(text);
+        }
+        Self(bytes)
+    }
+
+    fn map(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut left = &self.0[..];
+        while let Some((lengths, rest)) = left.split_at_checked(12) {
+            let (name, value) = lengths.split_at(4);
+            let name = u32::from_ne_bytes(name.try_into().expect("four bytes"));
+            let value = u64::from_ne_bytes(value.try_into().expect("eight bytes"));
+            let (name, rest) = rest.split_at(name as usize);
+            let (text, rest) = rest.split_at((value >> 1) as usize);
+            let name = HeaderName::from_bytes(name).expect("it was one");
+            let mut text = HeaderValue::from_bytes(text).expect("it was one");
+            text.set_sensitive(value & 1 == 1);
+            headers.append(name, text);
+            left = rest;
+        }
+        headers
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.0);
+        if bytes.capacity() > MOST_SPARE {
+            return;
+        }
+        bytes.clear();
+        // A thread that ends has no use for it.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARES {
+                spare.push(bytes);
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// Buffers that are free, the last used one on top.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+const SPARES: usize = 64;
+/// Bytes of a buffer that is kept; longer heads are rare.
+const MOST_SPARE: usize = 4096;
 
 /// The number of the try that a request is, counted over all hops that retried it: a chain of sidecars does not multiply
 /// retries.
@@ -98,7 +162,37 @@ const MOST_ATTEMPTS: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
+
+    #[test]
+    fn fields_come_back_as_they_were() {
+        let mut headers = HeaderMap::new();
+        assert!(Fields::of(&headers).map().is_empty());
+        headers.append("host", HeaderValue::from_static("orders"));
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("accept", HeaderValue::from_static(""));
+        headers.append("x-a", HeaderValue::from_bytes(b"two \xff\t").unwrap());
+        headers.append("x-long", HeaderValue::from_bytes(&[b'a'; 70_000]).unwrap());
+        let mut secret = HeaderValue::from_static("Bearer x");
+        secret.set_sensitive(true);
+        headers.append("authorization", secret);
+        for _ in 0..3 {
+            let fields = Fields::of(&headers);
+            for again in [fields.map(), fields.map()] {
+                assert_eq!(again, headers);
+                let order = |map: &HeaderMap| map.get_all("x-a").iter().cloned().collect::<Vec<_>>();
+                assert_eq!(order(&again), order(&headers));
+                assert!(again["authorization"].is_sensitive() && !again["host"].is_sensitive());
+            }
+        }
+        let short = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("a"))]);
+        drop(Fields::of(&short));
+        let kept = SPARE.with_borrow(|spare| spare.last().map(|bytes| (bytes.len(), bytes.capacity() > 0)));
+        assert_eq!(kept, Some((0, true)));
+        assert_eq!(Fields::of(&short).map(), short, "in a buffer that was used before");
+    }
 
     #[test]
     fn attempts_are_read_with_care() {

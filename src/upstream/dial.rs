@@ -105,7 +105,8 @@ impl Dialer {
         // No SNI is sent and no host name verified: the peer is who its URI says.
         let name = ServerName::from(address.ip());
         let connector = TlsConnector::from(config.clone());
-        let stream = connector.connect(name, ReadAhead::new(socket)).await.map_err(|error| tls_failure(address, &error))?;
+        let stream =
+            connector.connect(name, ReadAhead::new(socket)).await.map_err(|error| tls_failure(address, &error))?;
         check_peer(&stream, peer, address)?;
         // A peer that speaks no ALPN is taken at the word of the configuration.
         let h2 = match stream.get_ref().1.alpn_protocol() {

@@ -7,6 +7,7 @@ mod framing;
 mod own;
 mod pool;
 mod record;
+mod shared;
 mod switch;
 #[cfg(test)]
 pub(crate) mod testing;

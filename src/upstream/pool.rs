@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version, header};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial::{Dialed, Dialer, Offer};
+use super::shared::Shared;
 use super::switch::{PeerSettings, bad, drive};
 use super::tethered::{Home, Tethered};
 use super::{AttemptError, Failed, RequestBody, framing};
@@ -59,38 +60,6 @@ pub(super) struct Connections {
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
     since: Instant,
-}
-
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) sender: http2::SendRequest<RequestBody>,
-    /// One reference for the pool's list, one for each stream.
-    streams: Arc<Streams>,
-    /// When it was made.
-    pub(super) since: Instant,
-    pub(super) settings: Arc<PeerSettings>,
-}
-
-struct Streams {
-    /// When the last one began or ended.
-    last: Mutex<Instant>,
-    limit: Arc<ConnectionLimit>,
-}
-
-impl Shared {
-    /// One of its streams has ended.
-    pub(super) fn ended(&self) {
-        *self.streams.last.lock() = clock::now();
-        self.streams.limit.note_idle();
-    }
-
-    fn streams(&self) -> usize {
-        Arc::strong_count(&self.streams) - 1
-    }
-
-    fn has_room(&self) -> bool {
-        !self.sender.is_closed() && self.streams() < MOST_STREAMS
-    }
 }
 
 /// What a request wants of a connection.
@@ -150,8 +119,7 @@ impl Pool {
                         (sent, Home::Http1 { sender: Some(sender), to: connections.clone() })
                     }
                     Way::Http2(mut shared) => {
-                        *request.version_mut() = Version::HTTP_2;
-                        if let Err(cause) = to_absolute_form(&mut request, want.authority) {
+                        if let Err(cause) = shared.prepare(&mut request, want.authority) {
                             return Err(Failed { error: AttemptError::BadRequest(cause), request: None, reused });
                         }
                         (shared.sender.try_send_request(request).await, Home::Http2 { shared })
@@ -331,8 +299,7 @@ impl Pool {
             driven.await;
             drop(held);
         });
-        let streams = Arc::new(Streams { last: Mutex::new(since), limit: to.limit.clone() });
-        let shared = Shared { sender, streams, since, settings };
+        let shared = Shared::new(sender, to.limit.clone(), since, settings);
         to.shared.lock().push(shared.clone());
         Ok(shared)
     }
@@ -352,7 +319,7 @@ impl Pool {
                 if shared.streams() > 0 {
                     return !shared.sender.is_closed() && wanted;
                 }
-                let idle = now.saturating_duration_since(*shared.streams.last.lock());
+                let idle = now.saturating_duration_since(shared.last());
                 wanted && !shared.sender.is_closed() && idle < self.inner.settings.idle
             });
         }
@@ -388,7 +355,7 @@ impl Connections {
 
     fn at_hand(&self) -> Option<Way> {
         if let Some(shared) = self.shared.lock().iter().find(|shared| shared.has_room()) {
-            *shared.streams.last.lock() = clock::now();
+            shared.began();
             return Some(Way::Http2(shared.clone()));
         }
         let mut idle = self.idle.lock();
@@ -410,25 +377,6 @@ async fn is_ready(sender: &mut http1::SendRequest<RequestBody>) -> bool {
 pub(super) enum Way {
     Http1(http1::SendRequest<RequestBody>),
     Http2(Shared),
-}
-
-/// HTTP/2 wants scheme and authority beside the path (RFC 9113 §8.3.1); Host then says nothing new.
-pub(super) fn to_absolute_form(
-    request: &mut Request<RequestBody>,
-    authority: Option<&Authority>,
-) -> Result<(), String> {
-    let host = request.headers_mut().remove(header::HOST);
-    let authority = match (authority, host) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => host.as_bytes().try_into().map_err(|error: http::uri::InvalidUri| error.to_string())?,
-        (None, None) => return Err("no Host".into()),
-    };
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority);
-    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| error.to_string())?;
-    Ok(())
 }
 
 pub(super) fn connect_error(to: &Connections, error: &hyper::Error) -> AttemptError {
@@ -487,7 +435,5 @@ const SPARED: Duration = Duration::from_millis(250);
 /// In line for a connection.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(10);
-/// Streams on one connection before another is opened: what RFC 9113 §6.5.2 asks every peer to allow.
-const MOST_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;

@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 
 use super::dial::{Dialed, Offer};
 use super::own::OwnEnd;
-use super::pool::{Connections, Shared, Way, connect_error, failed, to_absolute_form};
+use super::pool::{Connections, Way, connect_error, failed};
+use super::shared::{Shared, to_absolute_form};
 use super::{AttemptError, Failed, Pool, RequestBody, Sent, Tethered, Want, framing, websocket};
 use crate::clock;
 use crate::late::{Driver, Late};

@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 
 use super::RequestBody;
-use super::pool::{Connections, Shared};
+use super::pool::Connections;
+use super::shared::Shared;
 
 /// The body of an answer; when it has ended well, its connection goes back to the pool.
 pub struct Tethered {
