@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -158,8 +158,15 @@ impl Connection {
     }
 
     /// As `is_closing`; where false, the task is woken when it turns true. Cheaper at each poll than a future would be.
-    pub(super) fn poll_closing(&self, cx: &Context<'_>) -> bool {
+    /// `listed`: the task's waker, where that is known already.
+    pub(super) fn poll_closing(&self, cx: &Context<'_>, listed: &mut Option<Waker>) -> bool {
+        // Only closing takes the waker out of its place, and it is never undone.
+        let here = listed.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if here && !self.closing.load(Ordering::Acquire) {
+            return false;
+        }
         self.server.register(cx.waker());
+        *listed = Some(cx.waker().clone());
         self.closing.load(Ordering::Acquire)
     }
 

@@ -275,8 +275,9 @@ async fn rest<S: Stream>(io: &Guarded<S>, connection: &Connection, idle: Duratio
     let end = connection.at_rest_since().map_or_else(Instant::now, |since| (since + idle).into());
     let timer = tokio::time::sleep_until(end);
     tokio::pin!(timer);
+    let mut listed = None;
     std::future::poll_fn(|cx| {
-        if connection.poll_closing(cx) || io.poll_readable(cx).is_ready() {
+        if connection.poll_closing(cx, &mut listed) || io.poll_readable(cx).is_ready() {
             return Poll::Ready(());
         }
         timer.as_mut().poll(cx)
@@ -302,12 +303,13 @@ where
     tokio::pin!(timer);
     let mut drain = Drain::No;
     let mut stall = Stall::default();
+    let mut listed = None;
     std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = http.as_mut().poll(cx) {
                 return Poll::Ready(Ended::ByItself(ended));
             }
-            let closing = connection.poll_closing(cx);
+            let closing = connection.poll_closing(cx, &mut listed);
             if closing && connection.is_cut() {
                 return Poll::Ready(Ended::Cut);
             }

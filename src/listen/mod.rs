@@ -33,7 +33,7 @@ use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::published::Published;
 use crate::reason::Reason;
-use crate::stream::Stream;
+use crate::stream::{Brief, Stream};
 use crate::telemetry::{ConnectionState, CutCause, Direction, Metrics, ProxyHeader};
 
 pub use connection::{Connection, Hold, PULSE, Peer};
@@ -365,7 +365,7 @@ impl<A: Accept> Listener<A> {
         handler: Arc<A>,
     ) {
         let connection = Arc::new(Connection::new(Peer { address: peer, tls: None }, local));
-        self.serve_stream(socket, connection, settings, handler, None).await;
+        self.serve_stream(Brief::new(socket), connection, settings, handler, None).await;
     }
 
     async fn serve_stream<S: Stream>(

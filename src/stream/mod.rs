@@ -1,5 +1,6 @@
 //! A connection as bytes both ways, whatever is below: a socket, or TLS on one.
 
+mod brief;
 mod read_ahead;
 
 use std::task::{Context, Poll};
@@ -7,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+pub use brief::Brief;
 pub use read_ahead::ReadAhead;
 
 /// Bytes both ways, each way closed by itself.

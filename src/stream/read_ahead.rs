@@ -75,7 +75,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let stream = Pin::new(&mut self.stream);
+        // A record, as a rule: `send` costs less than `writev`.
+        if let [only] = slices { stream.poll_write(cx, only) } else { stream.poll_write_vectored(cx, slices) }
     }
 
     fn is_write_vectored(&self) -> bool {

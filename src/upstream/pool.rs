@@ -23,6 +23,7 @@ use crate::clock;
 use crate::late::{Driver, Late};
 use crate::lifecycle::Lifecycle;
 use crate::service::{ConnectionLimit, ConnectionSlot, Endpoint, Waited, Wire};
+use crate::stream::Brief;
 
 /// One worker's pool.
 #[derive(Clone)]
@@ -245,7 +246,7 @@ impl Pool {
     async fn open(&self, to: &Connections, want: Want<'_>, slot: ConnectionSlot) -> Result<Way, AttemptError> {
         match self.inner.dialer.dial(&to.endpoint, Offer::Http { http2: want.http2 }, want.connect_timeout).await? {
             Dialed::Plain(stream, own) if want.http2 => self.open_http2(to, stream, (slot, own)).await.map(Way::Http2),
-            Dialed::Plain(stream, own) => self.open_http1(to, stream, (slot, own)).await.map(Way::Http1),
+            Dialed::Plain(stream, own) => self.open_http1(to, Brief::new(stream), (slot, own)).await.map(Way::Http1),
             #[cfg(test)]
             Dialed::Memory(stream) => self.open_http1(to, stream, slot).await.map(Way::Http1),
             Dialed::Mesh { stream, h2: true } => self.open_http2(to, stream, slot).await.map(Way::Http2),
