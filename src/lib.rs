@@ -8,6 +8,7 @@ pub mod lifecycle;
 mod clock;
 mod expression;
 mod scrap;
+mod letters;
 pub mod fingerprint;
 pub mod proxy_header;
 mod file_watch;

@@ -6,6 +6,7 @@ use http::{Request, Version};
 
 use super::Refusal;
 use super::upgrade::Wish;
+use crate::letters::alphanumeric_and;
 use crate::listen::Connection;
 use crate::reason::Reason;
 use crate::route;
@@ -98,8 +99,10 @@ pub(super) fn granted<B>(
 
 /// A host and a port by their letters (RFC 3986 §3.2.2), without a user, which HTTP no longer has (RFC 9110 §4.2.4).
 fn is_host(bytes: &[u8]) -> bool {
-    bytes.iter().all(|c| c.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(c))
+    bytes.iter().all(|byte| HOST_BYTES[usize::from(*byte)])
 }
+
+static HOST_BYTES: [bool; 256] = alphanumeric_and(b"-._~:[]%!$&'()*+,;=");
 
 /// Where the target names the authority, Host has no say (RFC 9112 §3.2.2, 9113 §8.3.1): nothing may judge by it.
 pub(super) fn drop_second_host(head: &mut http::request::Parts) {

@@ -84,9 +84,10 @@ impl Fields {
         let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         for (name, value) in headers {
             let (name, text) = (name.as_str().as_bytes(), value.as_bytes());
-            let length = (text.len() as u64) << 1 | u64::from(value.is_sensitive());
-            bytes.extend_from_slice(&(name.len() as u32).to_ne_bytes());
-            bytes.extend_from_slice(&length.to_ne_bytes());
+            // Names have less than 64 KiB (the crate's own bound), values what memory has.
+            let lengths = (text.len() as u64) << 17 | (name.len() as u64) << 1 | u64::from(value.is_sensitive());
+            bytes.reserve(8 + name.len() + text.len());
+            bytes.extend_from_slice(&lengths.to_ne_bytes());
             bytes.extend_from_slice(name);
             bytes.extend_from_slice(text);
         }
@@ -96,15 +97,13 @@ impl Fields {
     fn map(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let mut left = &self.0[..];
-        while let Some((lengths, rest)) = left.split_at_checked(12) {
-            let (name, value) = lengths.split_at(4);
-            let name = u32::from_ne_bytes(name.try_into().expect("four bytes"));
-            let value = u64::from_ne_bytes(value.try_into().expect("eight bytes"));
-            let (name, rest) = rest.split_at(name as usize);
-            let (text, rest) = rest.split_at((value >> 1) as usize);
+        while let Some((lengths, rest)) = left.split_first_chunk() {
+            let lengths = u64::from_ne_bytes(*lengths);
+            let (name, rest) = rest.split_at((lengths >> 1 & 0xffff) as usize);
+            let (text, rest) = rest.split_at((lengths >> 17) as usize);
             let name = HeaderName::from_bytes(name).expect("it was one");
             let mut text = HeaderValue::from_bytes(text).expect("it was one");
-            text.set_sensitive(value & 1 == 1);
+            text.set_sensitive(lengths & 1 == 1);
             headers.append(name, text);
             left = rest;
         }

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::letters::{HEX_VALUES, alphanumeric_and};
 use crate::scrap;
 
 /// Where an exchange belongs: the `traceparent` that came, or a new trace.
@@ -65,7 +66,7 @@ pub fn sane_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(X_REQUEST_ID).iter();
     let value = values.next()?;
     let text = value.as_bytes();
-    let safe = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=' | b'@');
+    let safe = |byte: &u8| ID_BYTES[usize::from(*byte)];
     (values.next().is_none() && (8..=128).contains(&text.len()) && text.iter().all(safe)).then_some(value)
 }
 
@@ -91,17 +92,17 @@ fn write_hex(out: &mut [u8], bytes: &[u8]) {
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
-    let mut out = [0; N];
+    let (mut out, mut all) = ([0; N], 0);
     for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        let (high, low) = (HEX_VALUES[usize::from(pair[0])], HEX_VALUES[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(out)
+    (all < 16).then_some(out)
 }
+
+/// What a caller's request id may be made of.
+static ID_BYTES: [bool; 256] = alphanumeric_and(b"-_.:+/=@");
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
