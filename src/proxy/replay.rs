@@ -173,7 +173,7 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("1"));
         headers.append("accept", HeaderValue::from_static(""));
         headers.append("x-a", HeaderValue::from_bytes(b"two \xff\t").unwrap());
-        headers.append("x-long", HeaderValue::from_bytes(&[b'a'; 70_000]).unwrap());
+        headers.append("x-long", HeaderValue::from_bytes(&vec![b'a'; 70_000]).unwrap());
         let mut secret = HeaderValue::from_static("Bearer x");
         secret.set_sensitive(true);
         headers.append("authorization", secret);

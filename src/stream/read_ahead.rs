@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn much_is_read_in_few_reads_and_little_without_memory() {
         let (mut to, from) = tokio::io::duplex(1 << 20);
-        to.write_all(&[1; 300_000]).await.unwrap();
+        to.write_all(&vec![1; 300_000]).await.unwrap();
         let mut stream = ReadAhead::new(Counted(from, 0));
         let mut buffer = [0; 4096];
         let mut left = 300_000;
