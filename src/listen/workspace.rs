@@ -81,3 +81,66 @@ impl<F: Future> Future for Working<F> {
 
 /// Free places that are kept: a worker that has more under way at once is busy enough to ask the allocator.
 const MOST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Where a future is, when it is polled.
+    async fn place_of(mark: Arc<()>) -> usize {
+        let here = 0u8;
+        tokio::task::yield_now().await;
+        drop(mark);
+        std::ptr::from_ref(&here).addr()
+    }
+
+    #[tokio::test]
+    async fn the_next_request_is_handled_where_the_last_one_was() {
+        let workspaces = Workspaces::default();
+        let mark = Arc::new(());
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(workspaces.of().begin(|| place_of(mark.clone())).await);
+        }
+        assert!(seen.iter().all(|place| *place == seen[0]), "{seen:?}");
+        let places = workspaces.of();
+        let (one, two) = tokio::join!(places.begin(|| place_of(mark.clone())), places.begin(|| place_of(mark.clone())));
+        assert_ne!(one, two, "two at once are in two places");
+        assert_eq!(places.0.lock().len(), 2);
+        assert_eq!(Arc::strong_count(&mark), 1, "what has ended holds nothing");
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_dropped_at_once() {
+        let (workspaces, mark) = (Workspaces::default(), Arc::new(()));
+        let places = workspaces.of();
+        let mut given_up = Box::pin(places.begin(|| place_of(mark.clone())));
+        assert!(futures_util::poll!(given_up.as_mut()).is_pending());
+        assert_eq!(Arc::strong_count(&mark), 2);
+        drop(given_up);
+        assert_eq!((Arc::strong_count(&mark), places.0.lock().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn no_more_places_are_kept_than_a_worker_needs() {
+        let places = Workspaces::default().of();
+        let mut all: Vec<_> = (0..MOST + 10).map(|at| places.begin(|| ready(at))).collect();
+        for (at, one) in all.iter_mut().enumerate() {
+            assert_eq!(one.now_or_never(), Some(at));
+        }
+        assert_eq!(places.0.lock().len(), MOST);
+    }
+
+    #[tokio::test]
+    async fn another_type_of_futures_has_places_of_its_own() {
+        let workspaces = Workspaces::default();
+        assert_eq!(workspaces.of().begin(|| ready(1)).await, 1);
+        let mut other = pin!(workspaces.of().begin(pending::<()>));
+        assert!(futures_util::poll!(other.as_mut()).is_pending());
+    }
+}

@@ -149,6 +149,21 @@ fn a_callers_deadline_shortens_ours_and_is_not_the_endpoints_fault() {
 }
 
 #[test]
+fn a_deadline_that_is_seconds_away_is_kept_on_a_quiet_connection() {
+    // Its timer is armed by the connection's own, a second later: nothing else looks at the request meanwhile.
+    let silent = Endpoint::start(|_| Reply::Silence);
+    let web = Lone::of(&[&silent], &steady(&json!({ "timeout": "2500ms", "retry": { "attempts": 0 } })));
+    let mut kept = Connection::to(web.outbound()).unwrap();
+    for _ in 0..2 {
+        let start = Instant::now();
+        kept.ask(&ask("GET")).unwrap().assert_reason(504, "deadline");
+        let took = start.elapsed();
+        assert!((Duration::from_millis(2450)..Duration::from_millis(3400)).contains(&took), "{took:?}");
+    }
+    assert_eq!(silent.count(), 2);
+}
+
+#[test]
 fn a_grpc_timeout_shrinks_and_holds() {
     let silent = Endpoint::start(|_| Reply::Silence);
     let web = Lone::of(&[&silent], &json!({ "timeout": "30s" }));
