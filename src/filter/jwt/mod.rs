@@ -112,8 +112,12 @@ impl Filter for Arc<Jwt> {
         match self.decide(call) {
             Ok(decision) => decision,
             // A key that was added since the last fetch: its bearers should not be turned away until the next.
-            Err(Refusal::NewKey { issuer, detail }) => match self.sources[issuer].want_now(call.now) {
+            Err(Refusal::NewKey { issuer, generation, detail }) => match self.sources[issuer].want_now(call.now) {
                 Some(fetched) => Decision::ask(self.clone().after(fetched)),
+                // The fetch that this very token asked for has ended since.
+                None if self.sources[issuer].generation() != Some(generation) => {
+                    self.decide(call).unwrap_or_else(|refusal| refusal.decision())
+                }
                 None => Refusal::invalid(detail).decision(),
             },
             Err(refusal) => refusal.decision(),
@@ -238,12 +242,12 @@ impl Jwt {
             Judged::Good => Ok(generation),
             Judged::Unknown => {
                 source.want();
-                Err(Refusal::NewKey { issuer: at, detail: "a key that the issuer does not list" })
+                Err(Refusal::NewKey { issuer: at, generation, detail: "a key that the issuer does not list" })
             }
             // Without a name, a new key cannot be told from a bad signature.
             Judged::Bad if kid.is_none() => {
                 source.want();
-                Err(Refusal::NewKey { issuer: at, detail: "a bad signature" })
+                Err(Refusal::NewKey { issuer: at, generation, detail: "a bad signature" })
             }
             Judged::Bad => Err(Refusal::invalid("a bad signature")),
         }

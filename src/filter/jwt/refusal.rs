@@ -20,7 +20,7 @@ pub(super) enum Refusal<'a> {
         description: &'static str,
     },
     /// By a key that the issuer, by its position among the providers, may have added since the last fetch.
-    NewKey { issuer: usize, detail: &'static str },
+    NewKey { issuer: usize, generation: u64, detail: &'static str },
     /// A good token that does not allow this.
     Lacks(&'a Required),
     /// No key of the issuer is known.

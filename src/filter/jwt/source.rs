@@ -85,6 +85,11 @@ impl KeySource {
         keys.as_ref().as_ref().filter(|keys| keys.until.is_none_or(|until| now < until)).map(look)
     }
 
+    /// Of the keys that there are now.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.keys.peek().as_ref().as_ref().map(|keys| keys.generation)
+    }
+
     /// Tells the task that a token names a key that the set does not have. Never waits; asking again before the task
     /// woke costs a load.
     pub(super) fn want(&self) {
