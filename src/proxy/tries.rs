@@ -429,6 +429,8 @@ impl Alarm<'_> {
     }
 
     fn set(&mut self, at: Option<Instant>) {
+        // What is left may be less than the connection's pace.
+        self.put_off = false;
         if let (Some(sleep), Some(at)) = (self.sleep.as_mut().as_pin_mut(), at) {
             sleep.reset(at.into());
         }

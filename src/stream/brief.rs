@@ -75,7 +75,7 @@ impl<S: Stream> Stream for Brief<S> {
 }
 
 thread_local! {
-    /// Of at most `FEW` bytes, and empty between writes.
+    /// Of at most `FEW` bytes: those of the last write.
     static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
