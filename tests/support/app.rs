@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::runtime;
@@ -33,7 +33,13 @@ pub struct App {
     name: String,
     address: SocketAddr,
     state: Arc<State>,
-    server: Option<JoinHandle<()>>,
+    server: Option<Server>,
+}
+
+struct Server {
+    /// Dropped, it stops.
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
 }
 
 struct State {
@@ -96,9 +102,9 @@ impl App {
 
     /// Dies as by `kill -9`: the port is closed and every connection cut.
     pub fn stop(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.abort();
-            let _ = runtime().block_on(server);
+        if let Some(Server { stop, ended }) = self.server.take() {
+            drop(stop);
+            let _ = runtime().block_on(ended);
         }
     }
 
@@ -111,17 +117,24 @@ impl App {
 
     fn serve(&mut self, listener: TcpListener) {
         let state = self.state.clone();
-        self.server = Some(runtime().spawn(async move {
+        let (stop, mut stopped) = oneshot::channel();
+        let ended = runtime().spawn(async move {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let mut connections = JoinSet::new();
-            loop {
-                let Ok((socket, _)) = listener.accept().await else { return };
+            while let Some(Ok((socket, _))) = tokio::select! {
+                accepted = listener.accept() => Some(accepted),
+                _ = &mut stopped => None,
+            } {
                 let state = state.clone();
                 connections.spawn(async move { connection(socket, state).await });
                 while connections.try_join_next().is_some() {}
             }
-        }));
+            drop(listener);
+            // A dropped set only asks its tasks to end: one of them could still read a request.
+            connections.shutdown().await;
+        });
+        self.server = Some(Server { stop, ended });
     }
 }
 

@@ -24,8 +24,10 @@ pub mod sidecar;
 pub mod strict;
 pub mod tcp;
 
+use std::fs::File;
 use std::net::{TcpListener, UdpSocket};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -84,13 +86,22 @@ pub fn runtime() -> tokio::runtime::Handle {
 }
 
 /// A port free for TCP and UDP, below the range that the kernel hands out by itself, so that no client takes it between
-/// now and its use by a program that cannot take port 0.
+/// now and its use by a program that cannot take port 0. It stays this process's until it ends: tests in other processes
+/// get others.
 pub fn fixed_port() -> u16 {
+    static MINE: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ports");
+    std::fs::create_dir_all(&folder).unwrap();
     loop {
         let port = fastrand::u16(12_000..32_000);
+        let file = File::create(folder.join(port.to_string())).unwrap();
+        if file.try_lock().is_err() {
+            continue;
+        }
         let tcp = TcpListener::bind(("127.0.0.1", port));
         let udp = UdpSocket::bind(("127.0.0.1", port));
         if tcp.is_ok() && udp.is_ok() {
+            MINE.lock().unwrap().push(file);
             return port;
         }
     }
