@@ -7,6 +7,7 @@ use super::plugins::Plugins;
 use super::upstreams::Upstreams;
 use super::watches::Watching;
 use super::{Failure, access, routes, settings};
+use crate::clock;
 use crate::config::{Config, Probe, Protocol};
 use crate::filter::{Chain, Context};
 use crate::identity;
@@ -300,7 +301,7 @@ async fn sweep(pools: [Pool; 2]) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         for pool in &pools {
-            pool.sweep(Instant::now());
+            pool.sweep(clock::now());
         }
     }
 }

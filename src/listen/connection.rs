@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::frames::Excess;
+use crate::clock;
 use crate::names::SpiffeId;
 
 /// Who is at the other end.
@@ -41,7 +42,8 @@ pub struct Connection {
     pub peer_text: String,
     began: Instant,
     in_flight: AtomicU32,
-    /// Milliseconds since `began`, plus one, when the first bytes of a head came; 0 while none is being read.
+    /// Milliseconds since `began`, plus one, when the first bytes of a head came; 0 while none is being read, `JUST_NOW` until
+    /// it is known that more has to come.
     head_since: AtomicU64,
     /// The same, for a head of HTTP/2 that is not complete; other requests may be under way beside it.
     block_since: AtomicU64,
@@ -181,13 +183,21 @@ impl Connection {
     }
 
     pub(super) fn request_ended(&self) {
-        self.idle_since.store(self.millis(), Ordering::Relaxed);
+        let age = clock::recent().saturating_duration_since(self.began).as_millis() as u64;
+        self.idle_since.store(age, Ordering::Relaxed);
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Bytes came. Outside a request they are the beginning of the next head.
     pub(super) fn bytes_came(&self) {
         if !self.is_busy() && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(JUST_NOW, Ordering::Relaxed);
+        }
+    }
+
+    /// All that came was read. Most heads came whole: only for others the clock is looked at.
+    pub(super) fn bytes_read(&self) {
+        if self.head_since.load(Ordering::Relaxed) == JUST_NOW {
             self.head_since.store(self.millis() + 1, Ordering::Relaxed);
         }
     }
@@ -263,6 +273,7 @@ impl Connection {
         }
         match self.head_since.load(Ordering::Relaxed) {
             0 => Some((self.at(self.idle_since.load(Ordering::Relaxed)) + idle, Limit::Idle)),
+            JUST_NOW => Some((clock::now() + head, Limit::Head)),
             since => Some((self.at(since - 1) + head, Limit::Head)),
         }
     }
@@ -275,6 +286,9 @@ impl Connection {
         self.began.elapsed().as_millis() as u64
     }
 }
+
+/// See `Connection::head_since`.
+const JUST_NOW: u64 = u64::MAX;
 
 /// How often a connection with a pulse is polled, at least.
 pub const PULSE: Duration = Duration::from_secs(1);

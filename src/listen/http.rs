@@ -309,6 +309,7 @@ where
             if let Poll::Ready(ended) = http.as_mut().poll(cx) {
                 return Poll::Ready(Ended::ByItself(ended));
             }
+            connection.bytes_read();
             let closing = connection.poll_closing(cx, &mut listed);
             if closing && connection.is_cut() {
                 return Poll::Ready(Ended::Cut);

@@ -21,6 +21,8 @@ use crate::upstream::{BodyFate, BodyWatch};
 pub(super) struct Exchange {
     flow: Arc<Flow>,
     began: Instant,
+    /// When it was last waited for something before its first try.
+    now: Instant,
     pub(super) request_id: HeaderValue,
     status: StatusCode,
     reason: Option<Reason>,
@@ -64,13 +66,14 @@ struct Logged {
 }
 
 impl Exchange {
-    /// Begins the record of a request as it came.
+    /// Begins the record of a request as it came, at `began`.
     pub(super) fn begin(
         flow: Arc<Flow>,
         connection: &Arc<Connection>,
         log: Option<&AccessLog>,
         head: &request::Parts,
         ids: (HeaderValue, TraceContext),
+        began: Instant,
     ) -> Self {
         let (request_id, trace) = ids;
         flow.in_flight.inc();
@@ -79,7 +82,7 @@ impl Exchange {
                 wanted: log.samples(),
                 log: log.clone(),
                 connection: connection.clone(),
-                at: SystemTime::now(),
+                at: clock::wall(began),
                 trace,
                 method: head.method.clone(),
                 uri: head.uri.clone(),
@@ -93,7 +96,8 @@ impl Exchange {
         });
         Self {
             flow,
-            began: clock::now(),
+            began,
+            now: began,
             request_id,
             status: StatusCode::OK,
             reason: None,
@@ -115,8 +119,9 @@ impl Exchange {
     /// Begins the record of a connection that is no HTTP.
     pub(super) fn begin_raw(flow: Arc<Flow>, connection: &Arc<Connection>, log: Option<&AccessLog>) -> Self {
         let (head, ()) = http::Request::new(()).into_parts();
-        let ids = (trace::new_request_id(), TraceContext::new());
-        let mut exchange = Self::begin(flow, connection, log, &head, ids);
+        let began = clock::now();
+        let ids = (trace::new_request_id(clock::wall(began)), TraceContext::new());
+        let mut exchange = Self::begin(flow, connection, log, &head, ids, began);
         exchange.raw = true;
         exchange
     }
@@ -156,6 +161,16 @@ impl Exchange {
 
     pub(super) fn began(&self) -> Instant {
         self.began
+    }
+
+    /// Something was waited for, before the first try.
+    pub(super) fn waited(&mut self) {
+        self.now = clock::now();
+    }
+
+    /// The time as the first try begins: what comes before it takes none, unless it `waited`.
+    pub(super) fn now(&self) -> Instant {
+        self.now
     }
 
     pub(super) fn uploads(&mut self, watch: Arc<BodyWatch>) {
@@ -260,7 +275,7 @@ impl Exchange {
         {
             self.note(&cap.cut());
         }
-        let duration = self.began.elapsed();
+        let duration = clock::now().saturating_duration_since(self.began);
         drop(self.slot.take());
         match self.reason {
             _ if self.raw => self.flow.connection_ended(self.reason),

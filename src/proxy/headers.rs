@@ -1,11 +1,14 @@
 //! Headers at a hop: what ends here, what is set here. Ours are set after stripping what Connection names, so that no
 //! client can have them removed.
 
+use std::time::Instant;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
 use super::Refusal;
 use super::upgrade::Wish;
+use crate::clock;
 use crate::letters::alphanumeric_and;
 use crate::listen::Connection;
 use crate::reason::Reason;
@@ -259,12 +262,13 @@ pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderV
     }
 }
 
-/// The ids of an exchange: the caller's where they are sane, else new ones. The headers are set for the next hop.
-pub(super) fn identify(headers: &mut HeaderMap) -> (HeaderValue, TraceContext) {
+/// The ids of an exchange that began at `now`: the caller's where they are sane, else new ones. The headers are set for the
+/// next hop.
+pub(super) fn identify(headers: &mut HeaderMap, now: Instant) -> (HeaderValue, TraceContext) {
     let request_id = if let Some(id) = trace::sane_request_id(headers) {
         id.clone()
     } else {
-        let id = trace::new_request_id();
+        let id = trace::new_request_id(clock::wall(now));
         headers.insert(X_REQUEST_ID, id.clone());
         id
     };
@@ -395,7 +399,7 @@ mod tests {
     #[test]
     fn a_broken_trace_takes_its_state_with_it() {
         let mut headers = map(&[("traceparent", "nonsense"), ("tracestate", "a=1"), ("x-request-id", "bad id")]);
-        let (id, _) = identify(&mut headers);
+        let (id, _) = identify(&mut headers, Instant::now());
         assert!(!headers.contains_key("tracestate"));
         assert_eq!(headers["x-request-id"], id);
         assert_eq!(headers.get_all("x-request-id").iter().count(), 1);

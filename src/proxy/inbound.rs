@@ -19,6 +19,7 @@ use super::tries::Answer;
 use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, tcp, tries};
 use crate::access::Standing;
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection, PlainPeers, Workspaces};
 use crate::published::Published;
@@ -88,11 +89,12 @@ impl Inbound {
         // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
         headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
-        let ids = headers::identify(&mut head.headers);
+        let began = clock::now();
+        let ids = headers::identify(&mut head.headers, began);
         let view = self.shared.view.snapshot();
         let log = self.shared.access_log.peek();
         let mut exchange =
-            Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids);
+            Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids, began);
         drop(log);
         exchange.rides_on(&caller.connection);
         let mut passage = Passage::default();

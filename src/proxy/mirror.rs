@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use super::exchange::Exchange;
 use super::outbound::finish;
 use super::tries;
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::route::{Mirror, Route, Slot};
@@ -63,7 +64,7 @@ impl Planned<'_> {
         };
         let Self { mirror, head, slot, .. } = self;
         let ids = (request_id.clone(), TraceContext::new());
-        let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, ids);
+        let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, ids, clock::now());
         let copy = Copy { pool: pool.clone(), route: mirror.route.clone(), exchange, _slot: slot };
         let request = Request::from_parts(head, body);
         let limit = mirror.limit;

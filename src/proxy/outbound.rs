@@ -14,6 +14,7 @@ use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::upgrade::{self, Place, Wish};
 use super::{Refusal, headers, mirror, tcp, tries};
+use crate::clock;
 use crate::filter::Wording;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Accept, Connection, Workspaces};
@@ -64,10 +65,11 @@ impl Outbound {
         headers::drop_second_host(&mut head);
         headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
-        let log = self.shared.access_log.peek();
         // The record keeps the head as it came; only its ids are settled before.
-        let ids = headers::identify(&mut head.headers);
-        let mut exchange = Exchange::begin(self.shared.unrouted.clone(), connection, log.as_ref().as_ref(), &head, ids);
+        let began = clock::now();
+        let ids = headers::identify(&mut head.headers, began);
+        let (flow, log) = (self.shared.unrouted.clone(), self.shared.access_log.peek());
+        let mut exchange = Exchange::begin(flow, connection, log.as_ref().as_ref(), &head, ids, began);
         drop(log);
         exchange.rides_on(connection);
         let mut passage = Passage::default();
@@ -337,10 +339,11 @@ pub(super) fn refuse_early(
     // Nothing of the head can be trusted: the line says so by empty fields.
     head.method = http::Method::from_bytes(b"-").unwrap_or_default();
     head.uri = Uri::from_static("/");
-    let ids = (trace::new_request_id(), trace::TraceContext::new());
+    let began = clock::now();
+    let ids = (trace::new_request_id(clock::wall(began)), trace::TraceContext::new());
     let log = access_log.peek();
     let connection = Arc::new(connection.snapshot());
-    let mut exchange = Exchange::begin(flow.clone(), &connection, log.as_ref().as_ref(), &head, ids);
+    let mut exchange = Exchange::begin(flow.clone(), &connection, log.as_ref().as_ref(), &head, ids, began);
     exchange.refused(refusal);
     let bytes = answer_bytes(refusal.reason, &exchange.request_id);
     exchange.finish();

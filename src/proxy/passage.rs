@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -16,6 +16,7 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::outbound::refuse;
 use super::{Refusal, headers};
+use crate::clock;
 use crate::filter::request_size_limiting::BodyCap;
 use crate::filter::request_transformer::ReplacedHost;
 use crate::filter::{self, Call, Caller, Chain, End, Wording};
@@ -66,11 +67,13 @@ impl Passage {
         let mut ran = filters.request(self.call(head, (connection, client), entropy));
         if ran.asks.is_some() {
             ran = Box::pin(self.ask(ran, head, (connection, client), entropy)).await;
+            exchange.waited();
         }
         exchange.note(&ran.detail);
         if !ran.delay.is_zero() {
             let delay = timeout.map_or(ran.delay, |timeout| ran.delay.min(timeout));
             Box::pin(tokio::time::sleep(delay)).await;
+            exchange.waited();
         }
         match ran.end.map(|end| *end) {
             None => {
@@ -96,7 +99,8 @@ impl Passage {
         entropy: u64,
     ) -> Call<'a> {
         let caller = caller(connection, client);
-        Call { head, caller, stash: &mut self.stash, now: Instant::now(), wall: SystemTime::now(), entropy }
+        let now = clock::now();
+        Call { head, caller, stash: &mut self.stash, now, wall: clock::wall(now), entropy }
     }
 
     /// Asks what plugins have to ask before they decide; each bounds its own time.

@@ -125,7 +125,7 @@ impl Mesh {
             *request.method_mut() = method;
             let (head, ()) = Request::new(()).into_parts();
             let ids = ("sim-request".parse().unwrap(), TraceContext::new());
-            let mut exchange = Exchange::begin(route.flow.clone(), &connection, None, &head, ids);
+            let mut exchange = Exchange::begin(route.flow.clone(), &connection, None, &head, ids, clock::now());
             let (status, reason) = match tries::send(&pool, &route, request, None, &mut exchange).await {
                 Ok(Answer::Whole(response)) => (response.status(), None),
                 Ok(Answer::Streaming(response, _)) => (response.status(), None),

@@ -45,8 +45,7 @@ pub(super) fn send<'a>(
 ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<'a> {
     let mut next = Some(request);
     async move {
-        // Reading the clock costs as much as a header: the first try began when the request did.
-        let mut now = exchange.began();
+        let mut now = exchange.now();
         exchange.admit(&route.service)?;
         let Some(request) = &mut next else { return Err(without_a_request()) };
         // Where no other try could follow, cutting the one there is would only lose its answer.
@@ -161,7 +160,7 @@ impl<'a> Tries<'a> {
         self.tell(request.headers_mut(), now);
         let again = self.replay.is_some() && route.retry.allows(RESET, &self.method, self.tries());
         let trying = Trying { lease: Some(lease), route, allowance: self.allowance, limit: self.allowance.limit(now) };
-        Ok(attempt(self.pool, trying, request, again))
+        Ok(attempt(self.pool, trying, request, again, now))
     }
 
     /// A try beside the one under way, where the request allows it and the budget is not used up.
@@ -321,6 +320,7 @@ fn attempt<'a>(
     trying: Trying<'a>,
     request: Request<RequestBody>,
     again: bool,
+    now: Instant,
 ) -> impl Future<Output = Tried<'a>> + Send + use<'a> {
     async move {
         let route = trying.route;
@@ -330,7 +330,7 @@ fn attempt<'a>(
             connect_timeout: route.connect_timeout,
             limit: route.service.connections(),
         };
-        let sent = match pool.send(trying.endpoint(), request, want).await {
+        let sent = match pool.send(trying.endpoint(), request, want, now).await {
             Ok(sent) => sent,
             Err(failed) => return (trying, Err(failed)),
         };

@@ -70,9 +70,9 @@ pub fn sane_request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     (values.next().is_none() && (8..=128).contains(&text.len()) && text.iter().all(safe)).then_some(value)
 }
 
-/// A new request id: UUIDv7, so that ids sort by time.
-pub fn new_request_id() -> HeaderValue {
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+/// A new request id: UUIDv7 of `wall`, so that ids sort by time.
+pub fn new_request_id(wall: SystemTime) -> HeaderValue {
+    let since_1970 = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut chance = [0; 10];
     fastrand::fill(&mut chance);
     let millis = since_1970.as_millis() as u64;
@@ -159,7 +159,7 @@ mod tests {
         for bad in ["short", "with space in it", "quote\"quote", "ünïcödé-id", &"x".repeat(129)] {
             assert!(!with(bad), "{bad:?}");
         }
-        let made = new_request_id();
+        let made = new_request_id(SystemTime::now());
         assert_eq!(uuid::Uuid::parse_str(made.to_str().unwrap()).unwrap().get_version_num(), 7);
     }
 }

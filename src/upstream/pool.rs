@@ -90,30 +90,37 @@ impl Pool {
 
     /// Sends a request on an idle or new connection and waits for the head of the answer. A reused connection that turns
     /// out to be dead before it took the request is replaced without a word. Dropping the future gives the exchange up
-    /// and closes its connection (HTTP/1.1) or resets its stream (HTTP/2).
+    /// and closes its connection (HTTP/1.1) or resets its stream (HTTP/2). `now`: as it is called.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in the future of every request")]
     pub fn send<'a>(
         &'a self,
         endpoint: &'a Arc<Endpoint>,
         mut request: Request<RequestBody>,
         want: Want<'a>,
+        now: Instant,
     ) -> impl Future<Output = Result<Sent, Failed>> + Send + use<'a> {
         async move {
             let connections = self.connections(endpoint, want.limit);
             loop {
-                let (way, reused) = match self.connection(&connections, want).await {
-                    Ok(found) => found,
-                    Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
+                let (way, reused, mut at) = match connections.at_hand() {
+                    Some(way) => (way, true, now),
+                    // Boxed: a dial is rare and its future large, and every request's future would carry it about.
+                    None => match Box::pin(self.new_connection(&connections, want)).await {
+                        Ok((way, reused)) => (way, reused, clock::now()),
+                        Err(error) => return Err(Failed { error, request: Some(request), reused: false }),
+                    },
                 };
-                let at = clock::now();
                 let (sent, home) = match way {
                     Way::Http1(mut sender) => {
-                        if !is_ready(&mut sender).await {
-                            if reused {
-                                continue;
+                        if !sender.is_ready() {
+                            if !settles(&mut sender).await {
+                                if reused {
+                                    continue;
+                                }
+                                let error = AttemptError::Unsent("the connection closed while it was idle".into());
+                                return Err(Failed { error, request: Some(request), reused });
                             }
-                            let error = AttemptError::Unsent("the connection closed while it was idle".into());
-                            return Err(Failed { error, request: Some(request), reused });
+                            at = clock::now();
                         }
                         *request.version_mut() = Version::HTTP_11;
                         let sent = sender.try_send_request(request).await;
@@ -344,7 +351,7 @@ impl Connections {
     /// A connection whose exchange is over.
     pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>) {
         if !sender.is_closed() && self.endpoint.is_wanted() {
-            self.idle.lock().push(Idle { sender, since: clock::now() });
+            self.idle.lock().push(Idle { sender, since: clock::recent() });
             self.limit.note_idle();
         }
     }
@@ -371,8 +378,8 @@ impl Connections {
 
 /// A connection that was given back a moment ago may still have to notice that it is free; one whose last request is
 /// still being sent (its answer came early) is not waited for.
-async fn is_ready(sender: &mut http1::SendRequest<RequestBody>) -> bool {
-    sender.is_ready() || matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
+async fn settles(sender: &mut http1::SendRequest<RequestBody>) -> bool {
+    matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
 }
 
 pub(super) enum Way {

@@ -46,7 +46,7 @@ impl Shared {
 
     /// A stream begins.
     pub(super) fn began(&self) {
-        *self.streams.last.lock() = clock::now();
+        *self.streams.last.lock() = clock::recent();
     }
 
     /// When the last stream began or ended.
@@ -56,7 +56,7 @@ impl Shared {
 
     /// One of its streams has ended.
     pub(super) fn ended(&self) {
-        *self.streams.last.lock() = clock::now();
+        *self.streams.last.lock() = clock::recent();
         self.streams.limit.note_idle();
     }
 
