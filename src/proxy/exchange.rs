@@ -48,6 +48,21 @@ pub(super) struct Exchange {
     log: Option<Box<Logged>>,
 }
 
+/// When an exchange begins, and under which ids.
+pub(super) struct Start {
+    pub(super) at: Instant,
+    pub(super) request_id: HeaderValue,
+    pub(super) trace: TraceContext,
+}
+
+impl Start {
+    /// Now, under new ids.
+    pub(super) fn new() -> Self {
+        let at = clock::now();
+        Self { at, request_id: trace::new_request_id(clock::wall(at)), trace: TraceContext::new() }
+    }
+}
+
 /// What only the log needs.
 struct Logged {
     log: AccessLog,
@@ -66,16 +81,15 @@ struct Logged {
 }
 
 impl Exchange {
-    /// Begins the record of a request as it came, at `began`.
+    /// Begins the record of a request as it came.
     pub(super) fn begin(
         flow: Arc<Flow>,
         connection: &Arc<Connection>,
         log: Option<&AccessLog>,
         head: &request::Parts,
-        ids: (HeaderValue, TraceContext),
-        began: Instant,
+        start: Start,
     ) -> Self {
-        let (request_id, trace) = ids;
+        let Start { at: began, request_id, trace } = start;
         flow.in_flight.inc();
         let log = log.map(|log| {
             Box::new(Logged {
@@ -119,9 +133,7 @@ impl Exchange {
     /// Begins the record of a connection that is no HTTP.
     pub(super) fn begin_raw(flow: Arc<Flow>, connection: &Arc<Connection>, log: Option<&AccessLog>) -> Self {
         let (head, ()) = http::Request::new(()).into_parts();
-        let began = clock::now();
-        let ids = (trace::new_request_id(clock::wall(began)), TraceContext::new());
-        let mut exchange = Self::begin(flow, connection, log, &head, ids, began);
+        let mut exchange = Self::begin(flow, connection, log, &head, Start::new());
         exchange.raw = true;
         exchange
     }

@@ -55,7 +55,7 @@ pub fn head(data: &[u8]) {
         assert!(!CLAIMS.iter().any(|claim| name.starts_with(claim)) && !SOLE.contains(&&*name), "{name} stays");
     }
 
-    let (id, _) = headers::identify(&mut stripped, clock::now());
+    let id = headers::identify(&mut stripped, clock::now()).request_id;
     assert_eq!(trace::sane_request_id(&stripped), Some(&id));
     assert_eq!(stripped.get_all(X_REQUEST_ID).iter().count(), 1);
     assert!(TraceContext::parse(&stripped).is_some(), "a trace of our own making");

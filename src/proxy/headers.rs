@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
 use super::Refusal;
+use super::exchange::Start;
 use super::upgrade::Wish;
 use crate::clock;
 use crate::letters::alphanumeric_and;
@@ -262,24 +263,24 @@ pub(super) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderV
     }
 }
 
-/// The ids of an exchange that began at `now`: the caller's where they are sane, else new ones. The headers are set for the
-/// next hop.
-pub(super) fn identify(headers: &mut HeaderMap, now: Instant) -> (HeaderValue, TraceContext) {
+/// The start of an exchange at `at`, under its caller's ids where they are sane, else under new ones. The headers are set for
+/// the next hop.
+pub(super) fn identify(headers: &mut HeaderMap, at: Instant) -> Start {
     let request_id = if let Some(id) = trace::sane_request_id(headers) {
         id.clone()
     } else {
-        let id = trace::new_request_id(clock::wall(now));
+        let id = trace::new_request_id(clock::wall(at));
         headers.insert(X_REQUEST_ID, id.clone());
         id
     };
-    let context = if let Some(context) = TraceContext::parse(headers) {
-        context
+    let trace = if let Some(trace) = TraceContext::parse(headers) {
+        trace
     } else {
         headers.remove(TRACESTATE);
         TraceContext::new()
     };
-    headers.insert(TRACEPARENT, context.to_header());
-    (request_id, context)
+    headers.insert(TRACEPARENT, trace.to_header());
+    Start { at, request_id, trace }
 }
 
 /// Host of a request, wherever it stands: the target's authority wins over the header (RFC 9112 §3.2.2, 9113 §8.3.1).
@@ -399,7 +400,7 @@ mod tests {
     #[test]
     fn a_broken_trace_takes_its_state_with_it() {
         let mut headers = map(&[("traceparent", "nonsense"), ("tracestate", "a=1"), ("x-request-id", "bad id")]);
-        let (id, _) = identify(&mut headers, Instant::now());
+        let id = identify(&mut headers, Instant::now()).request_id;
         assert!(!headers.contains_key("tracestate"));
         assert_eq!(headers["x-request-id"], id);
         assert_eq!(headers.get_all("x-request-id").iter().count(), 1);

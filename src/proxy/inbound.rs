@@ -89,12 +89,11 @@ impl Inbound {
         // Before anything judges them or adds its own, which no `Connection: x-consumer-id` may take away again.
         headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
-        let began = clock::now();
-        let ids = headers::identify(&mut head.headers, began);
+        let start = headers::identify(&mut head.headers, clock::now());
         let view = self.shared.view.snapshot();
         let log = self.shared.access_log.peek();
         let mut exchange =
-            Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, ids, began);
+            Exchange::begin(view.app.flow.clone(), &caller.connection, log.as_ref().as_ref(), &head, start);
         drop(log);
         exchange.rides_on(&caller.connection);
         let mut passage = Passage::default();

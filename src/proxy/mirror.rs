@@ -6,14 +6,12 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Request, header, request};
 use http_body_util::BodyExt;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Start};
 use super::outbound::finish;
 use super::tries;
-use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Connection;
 use crate::route::{Mirror, Route, Slot};
-use crate::telemetry::trace::TraceContext;
 use crate::upstream::{Pool, Recording, RequestBody};
 
 /// Tells the shadow that nobody waits for its answer.
@@ -63,8 +61,8 @@ impl Planned<'_> {
             },
         };
         let Self { mirror, head, slot, .. } = self;
-        let ids = (request_id.clone(), TraceContext::new());
-        let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, ids, clock::now());
+        let start = Start { request_id: request_id.clone(), ..Start::new() };
+        let exchange = Exchange::begin(mirror.route.flow.clone(), connection, None, &head, start);
         let copy = Copy { pool: pool.clone(), route: mirror.route.clone(), exchange, _slot: slot };
         let request = Request::from_parts(head, body);
         let limit = mirror.limit;

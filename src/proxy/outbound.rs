@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 
 use super::answer::{Dialect, answer, answer_bytes, reworded};
 use super::body::ResponseBody;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Start};
 use super::passage::{self, Ended, Passage};
 use super::tries::Answer;
 use super::upgrade::{self, Place, Wish};
@@ -23,7 +23,7 @@ use crate::published::Published;
 use crate::reason::Reason;
 use crate::route::{Action, Forward, Route, RouteTable, Rule};
 use crate::stream::Stream;
-use crate::telemetry::{AccessLog, Flow, trace};
+use crate::telemetry::{AccessLog, Flow};
 use crate::upstream::{BodyLimits, BodyWatch, Pool, RequestBody};
 
 /// What all outbound listeners and workers share.
@@ -66,10 +66,9 @@ impl Outbound {
         headers::strip_request(&mut head.headers);
         let dialect = Dialect::of(&head.headers);
         // The record keeps the head as it came; only its ids are settled before.
-        let began = clock::now();
-        let ids = headers::identify(&mut head.headers, began);
+        let start = headers::identify(&mut head.headers, clock::now());
         let (flow, log) = (self.shared.unrouted.clone(), self.shared.access_log.peek());
-        let mut exchange = Exchange::begin(flow, connection, log.as_ref().as_ref(), &head, ids, began);
+        let mut exchange = Exchange::begin(flow, connection, log.as_ref().as_ref(), &head, start);
         drop(log);
         exchange.rides_on(connection);
         let mut passage = Passage::default();
@@ -339,11 +338,9 @@ pub(super) fn refuse_early(
     // Nothing of the head can be trusted: the line says so by empty fields.
     head.method = http::Method::from_bytes(b"-").unwrap_or_default();
     head.uri = Uri::from_static("/");
-    let began = clock::now();
-    let ids = (trace::new_request_id(clock::wall(began)), trace::TraceContext::new());
     let log = access_log.peek();
     let connection = Arc::new(connection.snapshot());
-    let mut exchange = Exchange::begin(flow.clone(), &connection, log.as_ref().as_ref(), &head, ids, began);
+    let mut exchange = Exchange::begin(flow.clone(), &connection, log.as_ref().as_ref(), &head, Start::new());
     exchange.refused(refusal);
     let bytes = answer_bytes(refusal.reason, &exchange.request_id);
     exchange.finish();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Start};
 use super::tries::{self, Answer};
 use crate::clock;
 use crate::lifecycle::Lifecycle;
@@ -17,7 +17,6 @@ use crate::names::ServiceName;
 use crate::reason::Reason;
 use crate::route::{RetryPolicy, Route, StatusSet};
 use crate::service::{Balance, BreakerView, Health, Limits, Listing, Policy, Service, Wire};
-use crate::telemetry::trace::TraceContext;
 use crate::telemetry::{Direction, Metrics};
 use crate::upstream::testing::{Conduct, Network};
 use crate::upstream::{Dialer, Pool, PoolSettings, RequestBody};
@@ -124,8 +123,7 @@ impl Mesh {
             let mut request = Request::new(RequestBody::Empty);
             *request.method_mut() = method;
             let (head, ()) = Request::new(()).into_parts();
-            let ids = ("sim-request".parse().unwrap(), TraceContext::new());
-            let mut exchange = Exchange::begin(route.flow.clone(), &connection, None, &head, ids, clock::now());
+            let mut exchange = Exchange::begin(route.flow.clone(), &connection, None, &head, Start::new());
             let (status, reason) = match tries::send(&pool, &route, request, None, &mut exchange).await {
                 Ok(Answer::Whole(response)) => (response.status(), None),
                 Ok(Answer::Streaming(response, _)) => (response.status(), None),

@@ -45,13 +45,13 @@ pub(super) fn send<'a>(
 ) -> impl Future<Output = Result<Answer, Refusal>> + Send + use<'a> {
     let mut next = Some(request);
     async move {
-        let mut now = exchange.now();
+        let (began, mut now) = (exchange.began(), exchange.now());
         exchange.admit(&route.service)?;
         let Some(request) = &mut next else { return Err(without_a_request()) };
         // Where no other try could follow, cutting the one there is would only lose its answer.
         let again = route.retry.allows(Failure::Status(StatusCode::GATEWAY_TIMEOUT), request.method(), 1);
         let per_try = route.retry.per_try_timeout.filter(|_| again);
-        let allowance = Allowance::new(route.timeout, per_try, request.headers(), now);
+        let allowance = Allowance::new(route.timeout, per_try, request.headers(), began);
         if allowance.is_over(now) {
             return Err(Refusal::new(Reason::Deadline, "nothing was left of the caller's own time"));
         }

@@ -79,6 +79,22 @@ impl Ask {
         }
         head + "\r\n"
     }
+
+    /// The body as it is sent.
+    fn framed_body(&self) -> Vec<u8> {
+        let body = self.body.clone().unwrap_or_default();
+        if self.body.is_none() || !self.chunked {
+            return body;
+        }
+        let mut framed = Vec::new();
+        for chunk in body.chunks(16 * 1024) {
+            framed.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            framed.extend_from_slice(chunk);
+            framed.extend_from_slice(b"\r\n");
+        }
+        framed.extend_from_slice(b"0\r\n\r\n");
+        framed
+    }
 }
 
 impl Answer {
@@ -155,23 +171,15 @@ impl Connection {
 
     pub fn ask(&mut self, ask: &Ask) -> io::Result<Answer> {
         let mut head = ask.head().into_bytes();
+        let body = ask.framed_body();
         // At once: an app that answers before it read a body that is still on its way costs the connection.
-        let together = ask.body.as_ref().filter(|body| !ask.chunked && body.len() <= 16 * 1024);
-        if let Some(body) = together {
-            head.extend_from_slice(body);
-        }
+        let (together, rest) = if body.len() <= 16 * 1024 { (&body[..], &[][..]) } else { (&[][..], &body[..]) };
+        head.extend_from_slice(together);
         self.write(&head)?;
-        if let Some(body) = ask.body.as_ref().filter(|_| together.is_none()) {
-            if ask.chunked {
-                for chunk in body.chunks(16 * 1024) {
-                    self.write(format!("{:x}\r\n", chunk.len()).as_bytes())?;
-                    self.write(chunk)?;
-                    self.write(b"\r\n")?;
-                }
-                self.write(b"0\r\n\r\n")?;
-            } else {
-                self.write(body)?;
-            }
+        match self.write(rest) {
+            // Whoever is refused before the end of the body finds out why.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
+            written => written?,
         }
         self.read(&ask.method)
     }
