@@ -153,7 +153,7 @@ class Chain:
     """The processes of one contender, in the order of its roles; clients connect to `port`."""
 
     def __init__(self, contender, roles, bench, *, upstream=None, token=None, between=None, endpoints=0, probe=True):
-        self.processes = []
+        self.processes, self.let_end = [], bench.let_end
         self.run = Path(tempfile.mkdtemp(prefix=f"{contender.name.replace(':', '-')}-", dir=HOME / "runs"))
         self.port = upstream or bench.backend.plain
         registry = bench.registry.port if bench.registry else 0
@@ -186,6 +186,9 @@ class Chain:
     def __exit__(self, *_):
         for process in reversed(self.processes):
             members = family(process.pid)
+            if self.let_end:
+                process.send_signal(signal.SIGTERM)
+                process.wait(30)
             process.send_signal(signal.SIGKILL)
             process.wait()
             # nginx's worker goes by itself; it is not waited for, but must not take CPU from the next contender.

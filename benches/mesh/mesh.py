@@ -27,6 +27,7 @@ def arguments():
     parser.add_argument("--contenders", default=CONTENDERS, help="NAME or NAME:VARIANT, separated by commas")
     parser.add_argument("--rounds", type=int, default=8, help="of the main rows; long rows take a share of them")
     parser.add_argument("--seconds", type=int, default=3, help="length of one measurement")
+    parser.add_argument("--let-end", action="store_true", help="ask contenders to end, where a profile is written then")
     parser.add_argument("--out", type=Path, default=machine.HOME / "mesh.json", help="the JSON, written after each work")
     parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print the table of these results")
     parser.add_argument("--list", action="store_true", help="only list work")
@@ -118,7 +119,7 @@ def main():
     }
     with Backend() as backend, Registry() as registry:
         began = time.monotonic()
-        measure(options, Bench(backend, registry, token, options.seconds), contenders, result)
+        measure(options, Bench(backend, registry, token, options.seconds, options.let_end), contenders, result)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes; {options.out}", file=sys.stderr)
     print(report.markdown(result))
 

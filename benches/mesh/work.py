@@ -29,6 +29,8 @@ class Bench:
     registry: object
     token: str
     seconds: int
+    # Contenders are asked to end, not killed.
+    let_end: bool = False
 
 
 # ---------------------------------------------------------------- load generators: completed requests, and their rate

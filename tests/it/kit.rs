@@ -1,5 +1,8 @@
 //! The tests' own tools, held to what they promise.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use http::Request;
@@ -78,11 +81,57 @@ fn a_restarted_consul_is_empty_and_on_the_same_port() {
     });
 }
 
+/// What cargo builds for release is optimised by the profile in benches/pgo; whatever else it compiles, and what another
+/// compiler does, is not touched.
+#[test]
+fn release_code_alone_is_built_by_the_profile_of_its_compiler() {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let version = std::fs::read_to_string(home.join("benches/pgo/release.rustc")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (rustc, root) = (folder.path().join("rustc"), folder.path().join("a b"));
+    let says = "#!/bin/sh\nif [ \"$1\" = -vV ]; then echo \"release: $VERSION\"; else echo \"$*\"; fi\n";
+    std::fs::write(&rustc, says).unwrap();
+    std::fs::set_permissions(&rustc, PermissionsExt::from_mode(0o755)).unwrap();
+    let compiled = |version: &str, own: bool, args: &[&str], into: &str| {
+        let into = root.join(into);
+        std::fs::create_dir_all(&into).unwrap();
+        let mut command = Command::new(home.join(".cargo/rustc-profiled"));
+        if own {
+            command.arg(home.join(".cargo/rustc-static"));
+        }
+        command.arg(&rustc).args(["--crate-name", "http"]).args(args).arg("--out-dir").arg(into).args(["-L", "x"]);
+        let output = command.env("VERSION", version).env_remove("PGO").output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (version, optimised) = (version.trim(), ["-C", "opt-level=3"]);
+    for own in [false, true] {
+        for into in ["target/release/deps", "target/x86_64-unknown-linux-gnu/release/deps"] {
+            let said = compiled(version, own, &optimised, into);
+            let (_, profile) = said.split_once("-C profile-use=").unwrap_or_else(|| panic!("no profile: {said}"));
+            let profile = profile.split(".profdata").next().unwrap().to_owned() + ".profdata";
+            // LLVM's magic number of an indexed profile.
+            assert_eq!(std::fs::read(&profile).unwrap()[..8], *b"\xfflprofi\x81", "{said}");
+        }
+    }
+    for (version, args, into) in [
+        ("1.0.0", &optimised[..], "target/other/release/deps"),
+        (version, &optimised, "target/debug/deps"),
+        (version, &optimised, "target/profiling/deps"),
+        (version, &optimised, "target/release/build/http-1"),
+        (version, &[], "target/release/deps"),
+        (version, &["--crate-type", "proc-macro", "-C", "opt-level=3"], "target/release/deps"),
+    ] {
+        let said = compiled(version, false, args, into);
+        assert!(said.starts_with("--crate-name http") && !said.contains("profile"), "{said}");
+    }
+}
+
 /// No figure of a benchmark is published without its run.
 #[test]
 fn the_published_figures_are_those_of_their_run() {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let told = std::process::Command::new("python3")
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let told = Command::new("python3")
         .args(["-B", "benches/mesh/mesh.py", "--table", "benches/mesh/results/main.json"])
         .current_dir(here)
         .output()
