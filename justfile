@@ -34,6 +34,10 @@ bench-mesh *ARGS:
 profile:
     cargo build --profile profiling
 
+# the profile that release builds are optimised by, made anew (docs/adr/0008-the-profile.md); five to ten minutes
+train:
+    benches/pgo/train
+
 # rewrite the generated pages under docs/
 docs:
     UPDATE_DOCS=1 cargo test --lib docs
